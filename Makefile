@@ -1,0 +1,32 @@
+# Two commands do all their own set-up: `make run` shows the job at work, `make test` checks it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: run test lint types unit clean
+
+run: $(READY)
+	$(PY) -m standins.demo
+
+test: lint types unit
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(READY)
+	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py test_flowlog_to_logdna.py
+
+unit: $(READY)
+	$(PY) -m pytest
+
+# The stamp is made last: a set-up that broke off is done again.
+$(READY): requirements.txt tests/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,153 @@
+"""Tester for a person at a desk: runs the real job against the services named in an ini file.
+
+    python test_flowlog_to_logdna.py test.ini [--key KEY | --all] [--dry-run]
+
+It is no automatic test; those are in tests/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import json
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import flowlog
+import lib
+from logdna_synchronous import Delivery, Line, Receipt
+
+
+class Unusable(Exception):
+    """The ini file can't be used; the text says why."""
+
+
+class DryRun(Delivery):
+    """Prints each line instead of sending it."""
+
+    def add(self, owner: int, line: Line) -> None:
+        """Print the line and acknowledge it."""
+        print(line.text)
+        self._receipts.append(Receipt(Counter([owner])))
+
+
+def read_ini(path: Path) -> dict[str, str]:
+    """Section `[env]` of the file, names in upper case. Raises Unusable."""
+    # No interpolation: a key may hold a percent sign.
+    ini = configparser.ConfigParser(interpolation=None)
+    try:
+        ini.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"can't read {path}: {error}") from None
+    except configparser.Error as error:
+        # Its full text repeats the line, and with it perhaps a key.
+        where = f", line {line}" if (line := getattr(error, "lineno", None)) else ""
+        raise Unusable(f"{path}{where} is not in ini format ({type(error).__name__})") from None
+    if not ini.has_section("env"):
+        raise Unusable(f"{path} has no section [env]; see test.ini.example")
+    return {name.upper(): value for name, value in ini["env"].items()}
+
+
+def reachable_from_desk(endpoint: str) -> str:
+    """The public form of a COS endpoint; direct and private ones are inside IBM Cloud only."""
+    return re.sub(r"\bs3\.(direct|private)\.", "s3.", endpoint)
+
+
+def newest_key(settings: flowlog.Settings) -> str | None:
+    """A flow log's key: the newest one on the first page of the listing."""
+    store = lib.Store(lib.create_client(settings.endpoint, settings.credentials), settings.bucket)
+    scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
+    page = next(store.pages(settings.prefix), [])
+    return max((ref for ref in page if scope.holds(ref.key)), default=lib.ObjectRef(0, "")).key
+
+
+def as_event(environ: Mapping[str, str], key: str) -> dict[str, str]:
+    """The environment as a subscription would set it for a new object."""
+    event = {"bucket": environ.get("COS_BUCKET", ""), "key": key, "operation": "Object:Write"}
+    return {**environ, "CE_DATA": json.dumps(event)}
+
+
+def progress_bar() -> Callable[[lib.Progress], None] | None:
+    """A bar on a terminal, where tqdm is installed; else the job's own lines."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    bar = tqdm(unit=" objects", dynamic_ncols=True)
+
+    def show(progress: lib.Progress) -> None:
+        bar.total = progress.total
+        bar.update(progress.settled - bar.n)
+        if progress.settled == progress.total:
+            bar.close()
+
+    return show
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Run the real job with the settings of an ini file."
+    )
+    parser.add_argument("ini", type=Path, help="see test.ini.example")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--key", help="push this object, as a subscription would")
+    what.add_argument("--all", action="store_true", help="push all objects, as a manual run would")
+    parser.add_argument("--dry-run", action="store_true", help="print the lines, send nothing")
+    return parser.parse_args()
+
+
+def prepare(arguments: argparse.Namespace) -> dict[str, str]:
+    """The job's environment. Raises Unusable and what the job itself would raise."""
+    environ = read_ini(arguments.ini)
+    endpoint = environ.get("COS_ENDPOINT", "")
+    environ["COS_ENDPOINT"] = reachable_from_desk(endpoint)
+    if environ["COS_ENDPOINT"] != endpoint:
+        print(
+            f"{endpoint} can't be reached from a desk: using {environ['COS_ENDPOINT']}",
+            file=sys.stderr,
+        )
+    if arguments.dry_run:
+        # STATE must not claim that something was delivered.
+        environ["FLOWLOG_MODE"] = "simple"
+        if not (environ.get("LOGDNA_ENDPOINT") or environ.get("LOGDNA_REGION")):
+            environ["LOGDNA_ENDPOINT"] = "dry-run.invalid"
+        environ["LOGDNA_INGESTION_KEY"] = environ.get("LOGDNA_INGESTION_KEY") or "dry-run"
+    if arguments.all:
+        return environ
+    key = arguments.key
+    if not key:
+        flowlog.start_logging(environ)
+        key = newest_key(flowlog.read_settings(environ))
+        if not key:
+            raise Unusable("the bucket holds no flow log; look at COS_BUCKET and FLOWLOG_PREFIX")
+        print(f"found {key}", file=sys.stderr)
+    return as_event(environ, key)
+
+
+def main() -> int:
+    """Run the job; its exit code."""
+    arguments = parse_arguments()
+    stop = lib.Stop()
+    signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "signal", number))
+    try:
+        environ = prepare(arguments)
+    except (Unusable, flowlog.Unusable) as error:
+        print(error, file=sys.stderr)
+        return flowlog.UNUSABLE
+    except (lib.StoreError, lib.ObjectError) as error:
+        print(error, file=sys.stderr)
+        return flowlog.NOT_DELIVERED
+    if not arguments.dry_run:
+        return flowlog.run(environ, stop, on_progress=progress_bar())
+    return flowlog.run(environ, stop, delivery=lambda settings, _: DryRun(settings.destination))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
