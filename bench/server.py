@@ -1,0 +1,206 @@
+"""The services a benchmark talks to, in one process that is as cheap as it can be.
+
+The stand-ins of the tests are strict and slow (moto alone needs more CPU for a GET than the job), so
+a benchmark against them would measure them. This one holds everything in memory, on one asyncio
+loop, and adds latency on demand. It still checks what matters: it counts every line it accepted by
+its digest, so that a benchmark can tell whether all rows arrived, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Protocol
+from urllib.parse import parse_qs, quote, unquote
+from xml.sax.saxutils import escape
+
+import orjson
+
+PAGE_KEYS = 1000
+EPOCH = "2026-11-24T10:00:00.000Z"
+
+
+class Bucket(Protocol):
+    """Objects by their place in the order of the keys."""
+
+    def __len__(self) -> int:
+        """How many objects there are."""
+
+    def key(self, index: int) -> str:
+        """The key at this place."""
+
+    def size(self, index: int) -> int:
+        """Its object's size in bytes."""
+
+    def content(self, key: str) -> bytes | None:
+        """The object of this key."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds added to each kind of request."""
+
+    get: float = 0.0
+    listing: float = 0.0
+    post: float = 0.0
+
+
+@dataclass
+class Received:
+    """What the ingestion side has accepted since the last reset."""
+
+    lines: Counter[bytes] = field(default_factory=Counter)
+    requests: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Counts, and an order-free checksum over the digests of all lines."""
+        total = sum(self.lines.values())
+        checksum = 0
+        for digest, count in self.lines.items():
+            checksum = (checksum + int.from_bytes(digest) * count) % (1 << 64)
+        return {
+            "lines": total,
+            "distinct": len(self.lines),
+            "requests": self.requests,
+            "checksum": checksum,
+        }
+
+
+def digest(text: str) -> bytes:
+    """What is kept of a line."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+class Services:
+    """S3, IAM and ingestion on one port."""
+
+    def __init__(self, bucket: Bucket, latency: Latency) -> None:
+        self.bucket = bucket
+        self.latency = latency
+        self.received = Received()
+        self.active = self.most_active = 0
+
+    async def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Status, headers and body for one request."""
+        path, _, query_text = target.partition("?")
+        query = {name: values[0] for name, values in parse_qs(query_text, True).items()}
+        if method == "POST" and path == "/logs/ingest":
+            return await self._ingest(body)
+        if method == "POST" and path == "/identity/token":
+            token = {"access_token": "t", "refresh_token": "r", "token_type": "Bearer",
+                     "expires_in": 3600}  # fmt: skip
+            return 200, [("Content-Type", "application/json")], json.dumps(token).encode()
+        if path == "/-/received":
+            return 200, [], json.dumps(self.received.as_dict()).encode()
+        if path == "/-/reset":
+            self.received = Received()
+            values = {name: float(value) for name, value in query.items()}
+            self.latency = Latency(**values)
+            return 200, [], b""
+        if "list-type" in query:
+            await asyncio.sleep(self.latency.listing)
+            return 200, [("Content-Type", "application/xml")], self._listing(query)
+        await asyncio.sleep(self.latency.get)
+        content = self.bucket.content(unquote(path.split("/", 2)[2]))
+        if content is None:
+            return 404, [], b"<Error><Code>NoSuchKey</Code></Error>"
+        return 200, [("Last-Modified", "Tue, 24 Nov 2026 10:00:00 GMT"), ("ETag", '"x"')], content
+
+    async def _ingest(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        if self.latency.post:
+            await asyncio.sleep(self.latency.post)
+        raw = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        self.received.requests += 1
+        for line in orjson.loads(raw)["lines"]:
+            self.received.lines[digest(line["line"])] += 1
+        return 200, [], b'{"status":"ok"}'
+
+    def _listing(self, query: Mapping[str, str]) -> bytes:
+        start = int(query.get("continuation-token", "0"))
+        end = min(start + int(query.get("max-keys", PAGE_KEYS)), len(self.bucket))
+        encode: Callable[[str], str] = quote if query.get("encoding-type") == "url" else escape
+        parts = ['<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><EncodingType>url'
+                 "</EncodingType>"]  # fmt: skip
+        parts += [
+            f"<Contents><Key>{encode(self.bucket.key(i))}</Key><LastModified>{EPOCH}</LastModified>"
+            f"<ETag>&quot;x&quot;</ETag><Size>{self.bucket.size(i)}</Size>"
+            "<StorageClass>STANDARD</StorageClass></Contents>"
+            for i in range(start, end)
+        ]
+        more = end < len(self.bucket)
+        parts.append(f"<KeyCount>{end - start}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>")
+        if more:
+            parts.append(f"<NextContinuationToken>{end}</NextContinuationToken>")
+        return ("".join(parts) + "</ListBucketResult>").encode()
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive HTTP/1.1 connection; answers requests in turn."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._buffer = bytearray()
+        self._need = -1
+        self._busy = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._busy:
+            self._next()
+
+    def _next(self) -> None:
+        if self._need < 0:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+            del self._buffer[: end + 4]
+            self._method, self._target, _ = head[0].split(" ", 2)
+            self._headers = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in head[1:])
+            }
+            self._need = int(self._headers.get("content-length", "0"))
+            if self._headers.get("expect"):
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if len(self._buffer) < self._need:
+            return
+        body = bytes(self._buffer[: self._need])
+        del self._buffer[: self._need]
+        self._need, self._busy = -1, True
+        asyncio.ensure_future(self._answer(body))
+
+    async def _answer(self, body: bytes) -> None:
+        status, headers, content = await self._services.answer(
+            self._method, self._target, self._headers, body
+        )
+        head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}",
+                f"Date: {formatdate(usegmt=True)}"]  # fmt: skip
+        head += [f"{name}: {value}" for name, value in headers]
+        text = ("\r\n".join(head) + "\r\n\r\n").encode()
+        self._transport.write(text if self._method == "HEAD" else text + content)
+        self._busy = False
+        if self._buffer:
+            self._next()
+
+
+async def serve(bucket: Bucket, announce: Callable[[int], None]) -> None:
+    """Serve until the process ends; `announce` gets the port."""
+    services = Services(bucket, Latency())
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(services), "127.0.0.1", 0)
+    announce(server.sockets[0].getsockname()[1])
+    await server.serve_forever()

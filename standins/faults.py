@@ -1,0 +1,84 @@
+"""What a stand-in does instead of its normal answer, scripted by a test."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Another answer than the normal one."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The connection is reset; `accept`: after the request was carried out, so its answer is lost.
+
+    `after_bytes` of the normal answer go out before.
+    """
+
+    accept: bool = False
+    after_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No answer ever comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """The normal answer, one byte at a time, with so many seconds between them."""
+
+    seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The body ends, and the connection with it, so many bytes before its Content-Length."""
+
+    missing_bytes: int = 1
+
+
+Fault = Answer | Reset | Silence | Drip | Cut
+
+
+class Script(Generic[Request]):
+    """Which requests meet a fault. Safe to use while the server runs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next: deque[Fault | None] = deque()
+        self._rule: Callable[[Request], Fault | None] | None = None
+
+    def next(self, faults: Iterable[Fault | None]) -> None:
+        """The next requests meet these, one each; None is the normal answer."""
+        with self._lock:
+            self._next.extend(faults)
+
+    def always(self, fault: Fault | None) -> None:
+        """Every request meets this one, until the script says otherwise."""
+        self.rule(None if fault is None else lambda _: fault)
+
+    def rule(self, rule: Callable[[Request], Fault | None] | None) -> None:
+        """Each request meets what the rule says of it."""
+        with self._lock:
+            self._rule = rule
+
+    def fault(self, request: Request) -> Fault | None:
+        """What this request meets."""
+        with self._lock:
+            if self._next:
+                return self._next.popleft()
+            rule = self._rule
+        return rule(request) if rule else None

@@ -1,0 +1,178 @@
+"""A small HTTP/1.1 server for stand-ins: keep-alive, no log, faults on the wire."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPRequest:
+    """One request as it came over the wire."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+    connection: int
+    arrived: float = field(default_factory=time.monotonic)
+
+
+def reset(connection: socket.socket) -> None:
+    """End a connection with RST instead of FIN."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # The file objects made from it would keep it open, and close() alone waits for them.
+    connection.shutdown(socket.SHUT_RD)
+    connection.close()
+
+
+class Server:
+    """Base of the stand-ins: `answer` says what a request is answered."""
+
+    def __init__(self) -> None:
+        self.script: Script[HTTPRequest] = Script()
+        self.requests: list[HTTPRequest] = []
+        self.connections = 0
+        self.in_flight = self.most_in_flight = 0
+        self.lock = threading.Lock()
+        self._arrived = threading.Condition(self.lock)
+        self._stopping = threading.Event()
+        self._server = _ThreadingServer(self)
+
+    def answer(self, request: HTTPRequest) -> Answer:
+        """The normal answer."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait_for_requests(self, count: int, seconds: float = 60) -> None:
+        """Wait until so many requests have arrived. Raises TimeoutError."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: len(self.requests) >= count, seconds):
+                raise TimeoutError(f"{len(self.requests)} of {count} requests after {seconds} s")
+
+    def note(self, request: HTTPRequest) -> None:
+        """A request has arrived."""
+        with self._arrived:
+            self.requests.append(request)
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self._arrived.notify_all()
+
+    def wait_silently(self) -> None:
+        """Keep a connection open without a word until the server stops."""
+        self._stopping.wait()
+
+    def pause(self, seconds: float) -> bool:
+        """Wait; whether the server is stopping."""
+        return self._stopping.wait(seconds)
+
+
+class _ThreadingServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, owner: Server) -> None:
+        self.owner = owner
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is what tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _ThreadingServer
+
+    def setup(self) -> None:
+        super().setup()
+        owner = self.server.owner
+        with owner.lock:
+            owner.connections += 1
+            self._connection_number = owner.connections
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing goes to standard error."""
+
+    def _serve(self) -> None:
+        owner = self.server.owner
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = HTTPRequest(self.command, self.path, headers, body, self._connection_number)
+        owner.note(request)
+        try:
+            self._respond(owner, request)
+        finally:
+            with owner.lock:
+                owner.in_flight -= 1
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+    def _respond(self, owner: Server, request: HTTPRequest) -> None:
+        fault = owner.script.fault(request)
+        if isinstance(fault, Silence):
+            owner.wait_silently()
+            self.close_connection = True
+        elif isinstance(fault, Answer):
+            self.wfile.write(self._bytes(fault))
+        elif isinstance(fault, Reset) and not fault.accept and not fault.after_bytes:
+            self._reset()
+        else:
+            answer = self._bytes(owner.answer(request))
+            if isinstance(fault, Reset):
+                self.wfile.write(answer[: fault.after_bytes])
+                self._reset()
+            elif isinstance(fault, Cut):
+                self.wfile.write(answer[: -fault.missing_bytes])
+                self.close_connection = True
+            elif isinstance(fault, Drip):
+                self._drip(owner, answer, fault.seconds)
+            else:
+                self.wfile.write(answer)
+
+    def _bytes(self, answer: Answer) -> bytes:
+        """The answer as it goes over the wire."""
+        headers = {"Date": self.date_time_string(), "Content-Length": str(len(answer.body))}
+        lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('Answer',))[0]}"]
+        lines += [f"{name}: {value}" for name, value in {**headers, **answer.headers}.items()]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        return head if self.command == "HEAD" else head + answer.body
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        reset(self.connection)
+
+    def _drip(self, owner: Server, answer: bytes, seconds: float) -> None:
+        for index in range(len(answer)):
+            if owner.pause(seconds):
+                break
+            self.wfile.write(answer[index : index + 1])
+        self.close_connection = True

@@ -1,0 +1,80 @@
+"""A stand-in for IBM Cloud IAM: API keys for bearer tokens."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from urllib.parse import parse_qs
+
+from standins.faults import Answer
+from standins.http import HTTPRequest, Server
+
+GRANT_APIKEY = "urn:ibm:params:oauth:grant-type:apikey"
+
+
+class IAM(Server):
+    """`POST /identity/token` (IAM Identity Services API, "Create an IAM access token").
+
+    `lifetime` of a token in seconds.
+    """
+
+    def __init__(self, api_key: str, lifetime: int = 3600) -> None:
+        super().__init__()
+        self.issued: list[str] = []
+        self._api_key = api_key
+        self._lifetime = lifetime
+        self._valid_until: dict[str, float] = {}
+        self._refresh: set[str] = set()
+
+    def is_valid(self, token: str) -> bool:
+        """Whether the token was issued here and has not expired."""
+        with self.lock:
+            return self._valid_until.get(token, 0) > time.monotonic()
+
+    def revoke_all(self) -> None:
+        """Make every token issued so far an expired one."""
+        with self.lock:
+            self._valid_until.clear()
+
+    def answer(self, request: HTTPRequest) -> Answer:
+        """A token, or the refusal that IAM gives."""
+        if (request.method, request.target) != ("POST", "/identity/token"):
+            return Answer(404)
+        if request.headers.get("content-type") != "application/x-www-form-urlencoded":
+            return _refusal("BXNIM0000E", "Content-Type must be a form.")
+        form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        if form.get("response_type", "cloud_iam") != "cloud_iam":
+            return _refusal("BXNIM0106E", "Property response_type is invalid.")
+        if form.get("grant_type") == GRANT_APIKEY:
+            if form.get("apikey") != self._api_key:
+                return _refusal("BXNIM0415E", "Provided API key could not be found.")
+        elif form.get("grant_type") != "refresh_token":
+            return _refusal("BXNIM0100E", "Property grant_type is missing or invalid.")
+        elif form.get("refresh_token") not in self._refresh:
+            return _refusal("BXNIM0408E", "Provided refresh_token is invalid.")
+        return self._issue()
+
+    def _issue(self) -> Answer:
+        token, refresh = (
+            f"iam-access-{secrets.token_hex(24)}",
+            f"iam-refresh-{secrets.token_hex(24)}",
+        )
+        with self.lock:
+            self.issued += [token, refresh]
+            self._refresh.add(refresh)
+            self._valid_until[token] = time.monotonic() + self._lifetime
+        body = {
+            "access_token": token,
+            "refresh_token": refresh,
+            "token_type": "Bearer",
+            "expires_in": self._lifetime,
+            "expiration": int(time.time()) + self._lifetime,
+            "scope": "ibm openid",
+        }
+        return Answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+
+def _refusal(code: str, message: str) -> Answer:
+    body = {"errorCode": code, "errorMessage": message, "context": {"requestId": "r"}}
+    return Answer(400, {"Content-Type": "application/json"}, json.dumps(body).encode())

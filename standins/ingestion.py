@@ -1,0 +1,113 @@
+"""A stand-in for the LogDNA ingestion API, as strict as the real one and stricter."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import json
+import zlib
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from standins.faults import Answer
+from standins.http import HTTPRequest, Server
+
+BODY_LIMIT_BYTES = 10_000_000
+"""Mezmo docs, "Send Log Lines": a body has at most 10 MB."""
+
+FIELDS = {"line": str, "timestamp": int, "level": str, "app": str, "hostname": str}
+
+
+class Refused(Exception):
+    """The request is answered with this status."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Ingestion(Server):
+    """`POST /logs/ingest`; `received` holds the lines it accepted, in order.
+
+    `body_limit` in bytes, uncompressed.
+    """
+
+    def __init__(self, key: str, body_limit: int = BODY_LIMIT_BYTES) -> None:
+        super().__init__()
+        self.received: list[dict[str, Any]] = []
+        self.refusals: list[str] = []
+        self._key = key
+        self._body_limit = body_limit
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each accepted line."""
+        with self.lock:
+            return [line["line"] for line in self.received]
+
+    def answer(self, request: HTTPRequest) -> Answer:
+        """Accept the lines, or say why not."""
+        try:
+            lines = self._check(request)
+        except Refused as refused:
+            with self.lock:
+                self.refusals.append(str(refused))
+            return Answer(refused.status, body=json.dumps({"error": str(refused)}).encode())
+        with self.lock:
+            self.received += lines
+        return Answer(
+            200, {"Content-Type": "application/json"}, b'{"status":"ok","batchID":"stand-in"}'
+        )
+
+    def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
+        parts = urlsplit(request.target)
+        if (request.method, parts.path) != ("POST", "/logs/ingest"):
+            raise Refused(404, f"no such resource: {request.method} {parts.path}")
+        self._check_key(request.headers.get("authorization", ""), request.headers.get("apikey"))
+        query = parse_qs(parts.query)
+        if not query.get("hostname"):
+            raise Refused(400, "hostname is missing in the query")
+        if not query.get("now", ["0"])[0].isdigit():
+            raise Refused(400, "now is not a number")
+        if request.headers.get("content-type", "").split(";")[0] != "application/json":
+            raise Refused(400, "Content-Type is not application/json")
+        return _parse(self._unpack(request))
+
+    def _check_key(self, authorization: str, apikey: str | None) -> None:
+        kind, _, encoded = authorization.partition(" ")
+        try:
+            user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            user = password = ""
+        if self._key not in ((user, password) if kind == "Basic" else (apikey,)):
+            raise Refused(401, "the key is wrong")
+
+    def _unpack(self, request: HTTPRequest) -> bytes:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding not in ("gzip", "identity"):
+            raise Refused(415, f"unknown Content-Encoding {encoding}")
+        try:
+            body = gzip.decompress(request.body) if encoding == "gzip" else request.body
+        except (OSError, EOFError, zlib.error):
+            raise Refused(400, "bad gzip") from None
+        if len(body) > self._body_limit:
+            raise Refused(413, f"{len(body)} bytes are too many")
+        return body
+
+
+def _parse(body: bytes) -> list[dict[str, Any]]:
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except ValueError:
+        raise Refused(400, "the body is not JSON in UTF-8") from None
+    lines = document.get("lines") if isinstance(document, dict) else None
+    if not isinstance(lines, list) or not lines:
+        raise Refused(400, "there is no list of lines")
+    for line in lines:
+        if not isinstance(line, dict) or not isinstance(line.get("line"), str):
+            raise Refused(400, "a line has no text")
+        for name, value in line.items():
+            if name not in FIELDS or type(value) is not FIELDS[name]:
+                raise Refused(400, f"a line has a wrong field: {name}")
+    return lines

@@ -1,0 +1,213 @@
+"""A stand-in for COS: moto's S3 behind a gate that wants bearer tokens and can fail on demand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import formatdate
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs
+
+from moto.backends import get_backend
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
+from standins.http import reset
+from standins.iam import IAM
+
+ACCOUNT = "123456789012"
+"""Where moto puts requests that bear no AWS credentials."""
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class S3Request:
+    """One request to the store. `operation` is LIST, GET, HEAD, PUT or DELETE."""
+
+    operation: str
+    target: str
+    key: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Store:
+    """A bucket server; `iam` says which tokens it accepts (None: any credentials at all).
+
+    `clock_offset` in seconds is added to the `Date` of every answer.
+    """
+
+    def __init__(self, iam: IAM | None = None) -> None:
+        self.script: Script[S3Request] = Script()
+        self.requests: list[S3Request] = []
+        self.clock_offset = 0
+        self._iam = iam
+        self._backend = get_backend("s3")[ACCOUNT]["aws"]
+        # S3 alone: moto's dispatcher guesses the service from a signature, and a token is none.
+        self._moto = create_backend_app("s3")
+        # Moto looks at a precondition and then writes; the real service does both at once.
+        self._write_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._server = make_server(
+            "127.0.0.1", 0, self._gate, threaded=True, request_handler=_Handler
+        )
+        self._server.daemon_threads = True  # type: ignore[attr-defined]
+
+    @property
+    def url(self) -> str:
+        """Base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._backend.reset()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    # --- straight to what moto holds, without HTTP -----------------------------------------------
+
+    def create_bucket(self, name: str) -> None:
+        """Make an empty bucket."""
+        self._backend.create_bucket(name, "us-east-1")
+
+    def put(
+        self, bucket: str, key: str, body: bytes, last_modified: datetime | None = None
+    ) -> None:
+        """Store an object, as if written at `last_modified` (now, where it isn't given)."""
+        item = self._backend.put_object(bucket, key, body)
+        if last_modified:
+            item.last_modified = last_modified.astimezone(UTC).replace(tzinfo=None)
+
+    def get(self, bucket: str, key: str) -> bytes | None:
+        """An object's content, or None."""
+        item = self._backend.get_object(bucket, key)
+        return bytes(item.value) if item else None
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object."""
+        self._backend.delete_object(bucket, key)
+
+    def operations(self) -> list[str]:
+        """What was asked for, in order."""
+        return [request.operation for request in list(self.requests)]
+
+    # --- the gate --------------------------------------------------------------------------------
+
+    def _gate(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        request = _request(environ)
+        self.requests.append(request)
+        fault = self.script.fault(request)
+        connection = environ["werkzeug.socket"]
+        if isinstance(fault, Silence):
+            self._stopping.wait()
+            reset(connection)
+            return []
+        if isinstance(fault, Answer):
+            return _answer(start_response, fault)
+        if isinstance(fault, Reset) and not fault.accept and not fault.after_bytes:
+            reset(connection)
+            return []
+        if self._iam and not self._iam.is_valid(_bearer(environ)):
+            return _answer(start_response, s3_error(403, "AccessDenied"))
+        return self._pass_on(request, environ, start_response, fault)
+
+    def _pass_on(
+        self, request: S3Request, environ: Environ, start_response: StartResponse, fault: object
+    ) -> Iterable[bytes]:
+        """Moto's answer, damaged as the fault says."""
+
+        def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
+            date = formatdate(time.time() + self.clock_offset, usegmt=True)
+            kept = [(name, value) for name, value in headers if name.lower() != "date"]
+            return start_response(status, [*kept, ("Date", date)])
+
+        if request.operation in ("PUT", "DELETE"):
+            with self._write_lock:
+                content = b"".join(self._moto(environ, start))
+        else:
+            content = b"".join(self._moto(environ, start))
+        connection = environ["werkzeug.socket"]
+        match fault:
+            case Reset():
+                return _broken(content[: fault.after_bytes], lambda: reset(connection))
+            case Cut():
+                # Half a close: the client reads what there is, and then the end.
+                return _broken(content[: -fault.missing_bytes], lambda: connection.shutdown(1))
+            case Drip():
+                return (
+                    content[i : i + 1]
+                    for i in range(len(content))
+                    if not self._stopping.wait(fault.seconds)
+                )
+        return [content]
+
+
+def s3_error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """An error as S3 words it."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+    return Answer(status, {"Content-Type": "application/xml", **(headers or {})}, body.encode())
+
+
+SLOW_DOWN = s3_error(503, "SlowDown")
+
+
+class _Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Nothing goes to standard error."""
+
+    def handle(self) -> None:
+        """Serve the connection; a client that goes away is what tests are about."""
+        try:
+            super().handle()
+        except (OSError, ValueError):
+            self.close_connection = True
+
+
+def _request(environ: Environ) -> S3Request:
+    query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    # WSGI hands the path over as latin-1 of the decoded bytes (PEP 3333).
+    path = environ["PATH_INFO"].encode("latin-1").decode()
+    key = path.split("/", 2)[2] if path.count("/") > 1 else ""
+    operation = "LIST" if "list-type" in query else environ["REQUEST_METHOD"]
+    headers = {
+        name[5:].lower().replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    return S3Request(operation, environ.get("RAW_URI", path), key, headers)
+
+
+def _bearer(environ: Environ) -> str:
+    kind, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return token if kind == "Bearer" else ""
+
+
+def _answer(start_response: StartResponse, answer: Answer) -> list[bytes]:
+    headers = {"Content-Length": str(len(answer.body)), **answer.headers}
+    start_response(f"{answer.status} Answer", list(headers.items()))
+    return [answer.body]
+
+
+def _broken(content: bytes, damage: Callable[[], object]) -> Iterable[bytes]:
+    yield content
+    damage()

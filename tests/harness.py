@@ -1,0 +1,135 @@
+"""Runs the job as Code Engine would: a process, its environment, its log, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from standins.flowlogs import FlowLogObject, expected_lines
+from standins.iam import IAM
+from standins.ingestion import Ingestion
+from standins.store import Store
+
+PROJECT = Path(__file__).parent.parent
+BUCKET = "flow-logs"
+REAL = PROJECT.parent / "shared" / "data" / "real-2020-06-04.gz"
+
+SECRETS = {
+    "APIKEY": "canary-api-key-A1b2C3d4",
+    "LOGDNA_INGESTION_KEY": "canary-ingestion-E5f6G7h8",
+    "COS_HMAC_SECRET_ACCESS_KEY": "canary-hmac-secret-I9j0K1l2",
+}
+ACCESS_KEY_ID = "hmac-access-key-id"
+PREFIX = "ibm_vpc_flowlogs_v1/"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished run left behind."""
+
+    code: int
+    log: str
+    out: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last line's JSON."""
+        last = self.log.splitlines()[-1]
+        assert last.startswith("summary "), self.log
+        summary: dict[str, Any] = json.loads(last.removeprefix("summary "))
+        return summary
+
+    def failed(self) -> dict[str, str]:
+        """Reason by key."""
+        return {entry["key"]: entry["error"] for entry in self.summary["failed"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The services of one test, and the environment of a job that uses them."""
+
+    iam: IAM
+    store: Store
+    ingestion: Ingestion
+    environ: dict[str, str]
+
+    def start(self, **settings: str) -> subprocess.Popen[str]:
+        return start({**self.environ, **settings})
+
+    def run(self, **settings: str) -> Result:
+        return finish(self.start(**settings))
+
+    def put(self, *objects: FlowLogObject) -> Counter[str]:
+        """Upload objects; the lines they should become."""
+        for item in objects:
+            self.store.put(BUCKET, item.key, item.body)
+        return lines_of(*objects)
+
+    def received(self) -> Counter[str]:
+        return Counter(self.ingestion.texts)
+
+
+def start(environ: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "flowlog.py"],
+        cwd=PROJECT,
+        env={name: value for name, value in environ.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(job: subprocess.Popen[str]) -> Result:
+    out, log = job.communicate(timeout=120)
+    return Result(job.returncode, log, out)
+
+
+def lines_of(*objects: FlowLogObject) -> Counter[str]:
+    """The lines that these objects should become."""
+    return Counter(line for item in objects for line in expected_lines(item.document, item.key))
+
+
+def event(key: object, **fields: object) -> str:
+    """CE_DATA of a new object."""
+    return json.dumps(
+        {
+            "bucket": BUCKET,
+            "endpoint": "",
+            "key": key,
+            "notification": {"event_type": "Object:Write", "object_length": "587"},
+            "operation": "Object:Write",
+            **fields,
+        }
+    )
+
+
+@contextmanager
+def services(**ingestion: int) -> Iterator[Place]:
+    """Fresh stand-ins with an empty bucket, the bearer-token way."""
+    with (
+        IAM(SECRETS["APIKEY"]) as iam,
+        Store(iam) as store,
+        Ingestion(SECRETS["LOGDNA_INGESTION_KEY"], **ingestion) as sink,
+    ):
+        store.create_bucket(BUCKET)
+        environ = {
+            "PATH": os.environ.get("PATH", ""),
+            "COS_BUCKET": BUCKET,
+            "COS_ENDPOINT": store.url,
+            "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/1:2::",
+            "APIKEY": SECRETS["APIKEY"],
+            "IAM_ENDPOINT": iam.url,
+            "LOGDNA_ENDPOINT": sink.url,
+            "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
+            "LOG": "INFO",
+        }
+        yield Place(iam, store, sink, environ)
