@@ -1,7 +1,7 @@
 """The services a benchmark talks to, in one process that is as cheap as it can be.
 
-The stand-ins of the tests are strict and slow (moto alone needs more CPU for a GET than the job), so
-a benchmark against them would measure them. This one holds everything in memory, on one asyncio
+The stand-ins of the tests are strict and slow (moto alone needs more CPU for a GET than the job),
+so a benchmark against them would measure them. This one holds everything in memory, on one asyncio
 loop, and adds latency on demand. It still checks what matters: it counts every line it accepted by
 its digest, so that a benchmark can tell whether all rows arrived, once.
 """
@@ -12,9 +12,8 @@ import asyncio
 import gzip
 import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Protocol
@@ -137,7 +136,9 @@ class Services:
             for i in range(start, end)
         ]
         more = end < len(self.bucket)
-        parts.append(f"<KeyCount>{end - start}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>")
+        parts.append(
+            f"<KeyCount>{end - start}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>"
+        )
         if more:
             parts.append(f"<NextContinuationToken>{end}</NextContinuationToken>")
         return ("".join(parts) + "</ListBucketResult>").encode()
@@ -181,7 +182,7 @@ class Connection(asyncio.Protocol):
         body = bytes(self._buffer[: self._need])
         del self._buffer[: self._need]
         self._need, self._busy = -1, True
-        asyncio.ensure_future(self._answer(body))
+        self._task = asyncio.ensure_future(self._answer(body))
 
     async def _answer(self, body: bytes) -> None:
         status, headers, content = await self._services.answer(

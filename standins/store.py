@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
@@ -42,7 +42,8 @@ class S3Request:
 class Store:
     """A bucket server; `iam` says which tokens it accepts (None: any credentials at all).
 
-    `clock_offset` in seconds is added to the `Date` of every answer.
+    `clock_offset`, in seconds, is added to its clock: the `Date` of every answer, and the time that
+    objects bear from then on.
     """
 
     def __init__(self, iam: IAM | None = None) -> None:
@@ -60,6 +61,7 @@ class Store:
             "127.0.0.1", 0, self._gate, threaded=True, request_handler=_Handler
         )
         self._server.daemon_threads = True  # type: ignore[attr-defined]
+        self._server.store = self  # type: ignore[attr-defined]
 
     @property
     def url(self) -> str:
@@ -68,7 +70,7 @@ class Store:
 
     def __enter__(self) -> Self:
         self._backend.reset()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(
@@ -92,13 +94,18 @@ class Store:
     ) -> None:
         """Store an object, as if written at `last_modified` (now, where it isn't given)."""
         item = self._backend.put_object(bucket, key, body)
-        if last_modified:
-            item.last_modified = last_modified.astimezone(UTC).replace(tzinfo=None)
+        written = last_modified or datetime.now(UTC) + timedelta(seconds=self.clock_offset)
+        item.last_modified = written.astimezone(UTC).replace(tzinfo=None)
 
     def get(self, bucket: str, key: str) -> bytes | None:
         """An object's content, or None."""
         item = self._backend.get_object(bucket, key)
         return bytes(item.value) if item else None
+
+    def written(self, bucket: str, key: str) -> int:
+        """When the object was written, in seconds since the epoch; 0 where there is none."""
+        item = self._backend.get_object(bucket, key)
+        return int(item.last_modified.replace(tzinfo=UTC).timestamp()) if item else 0
 
     def delete(self, bucket: str, key: str) -> None:
         """Delete an object."""
@@ -128,19 +135,32 @@ class Store:
             return _answer(start_response, s3_error(403, "AccessDenied"))
         return self._pass_on(request, environ, start_response, fault)
 
+    def _set_time(self, environ: Environ, status: str) -> None:
+        """Let an object that was just written bear the time of this store's clock."""
+        if self.clock_offset and environ["REQUEST_METHOD"] == "PUT" and status.startswith("200"):
+            bucket = str(environ["PATH_INFO"]).split("/", 2)[1]
+            item = self._backend.get_object(bucket, _request(environ).key)
+            if item:
+                item.last_modified += timedelta(seconds=self.clock_offset)
+
     def _pass_on(
         self, request: S3Request, environ: Environ, start_response: StartResponse, fault: object
     ) -> Iterable[bytes]:
         """Moto's answer, damaged as the fault says."""
 
+        answered = ""
+
         def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-            date = formatdate(time.time() + self.clock_offset, usegmt=True)
+            nonlocal answered
+            answered = status
+            # The server gives every answer its Date.
             kept = [(name, value) for name, value in headers if name.lower() != "date"]
-            return start_response(status, [*kept, ("Date", date)])
+            return start_response(status, kept)
 
         if request.operation in ("PUT", "DELETE"):
             with self._write_lock:
                 content = b"".join(self._moto(environ, start))
+                self._set_time(environ, answered)
         else:
             content = b"".join(self._moto(environ, start))
         connection = environ["werkzeug.socket"]
@@ -171,6 +191,11 @@ SLOW_DOWN = s3_error(503, "SlowDown")
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The `Date` of every answer: this store's clock."""
+        store: Store = self.server.store  # type: ignore[attr-defined]
+        return formatdate(time.time() + store.clock_offset, usegmt=True)
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Nothing goes to standard error."""

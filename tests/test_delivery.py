@@ -1,0 +1,308 @@
+"""Delivery on its own: batches, what an answer means, retries, receipts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from logdna_synchronous import (
+    REQUEST_LIMIT_BYTES,
+    Delivery,
+    KeyRejected,
+    Line,
+    LineTooLong,
+    LogDNA,
+    Packer,
+    Receipt,
+    RetryPolicy,
+    ServiceUnavailable,
+    Verdict,
+    retry_after_seconds,
+    verdict,
+)
+from standins.faults import Answer, Reset
+from standins.http import HTTPRequest
+from standins.ingestion import Ingestion
+
+KEY = "the-key"
+QUICK = RetryPolicy(tries=4, seconds=30, first_wait=0.001, longest_wait=0.01)
+
+
+@pytest.fixture
+def service() -> Iterator[Ingestion]:
+    with Ingestion(KEY, body_limit=2_000) as ingestion:
+        yield ingestion
+
+
+def delivery(
+    service: Ingestion, policy: RetryPolicy = QUICK, batch: int = 1_000, concurrency: int = 1
+) -> Delivery:
+    return Delivery(LogDNA(service.url, KEY, batch), policy=policy, concurrency=concurrency)
+
+
+def send(delivery: Delivery, owners: int = 10, size: int = 100) -> Receipt:
+    """One line for each owner; all receipts in one."""
+    for owner in range(owners):
+        delivery.add(owner, Line(f"{owner} ".ljust(size, "x"), 1))
+    accepted, failed, fatal = Counter[int](), dict[int, str](), None
+    for receipt in delivery.flush():
+        accepted += receipt.accepted
+        failed |= receipt.failed
+        fatal = fatal or receipt.fatal
+    delivery.close()
+    return Receipt(accepted, failed, fatal)
+
+
+def owners_received(service: Ingestion) -> Counter[int]:
+    return Counter(int(text.split()[0]) for text in service.texts)
+
+
+# --- what an answer means ------------------------------------------------------------------------
+
+
+def test_every_status_has_its_meaning() -> None:
+    meanings = {
+        Verdict.DELIVERED: {*range(200, 300)},
+        Verdict.RETRY: {429, *range(500, 600)},
+        Verdict.KEY_REJECTED: {401, 403},
+        Verdict.SPLIT: {413},
+    }
+    for status in range(100, 600):
+        expected = [meaning for meaning, group in meanings.items() if status in group]
+        assert verdict(status) is (expected[0] if expected else Verdict.REFUSED), status
+
+
+NOW = datetime(2026, 11, 24, 10, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("\u0667", None),
+        ("9" * 400, 999_999_999.0),
+        ("Tue, 24 Nov 2026 10:00:30 GMT", 30.0),
+        ("Tue, 24 Nov 2026 09:00:00 GMT", 0.0),
+        ("Tue, 24 Nov 2026 10:00:30 -0000", 30.0),
+        ("Tue, 99 Nov 2026 10:00:30 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value, NOW) == seconds
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_closed_before_it_is_too_large() -> None:
+    destination = LogDNA("http://x", KEY, 1_000)
+    packer = Packer(destination)
+    batches = []
+    for owner in range(50):
+        if full := packer.add(owner, b"x" * (90 + owner)):
+            batches.append(full)
+    rest = packer.take()
+    assert rest
+    batches.append(rest)
+    assert [owner for batch in batches for owner in batch.owners] == list(range(50))
+    sizes = [len(batch.body(destination)) for batch in batches]
+    assert max(sizes) <= 1_000
+    assert min(sizes[:-1]) > 800
+    assert packer.take() is None
+
+
+def test_a_line_that_no_request_can_hold() -> None:
+    packer = Packer(LogDNA("http://x", KEY))
+    with pytest.raises(LineTooLong):
+        packer.add(0, b"x" * REQUEST_LIMIT_BYTES)
+    assert packer.take() is None
+    # Larger than a batch should be, but not than a request may be: it goes alone.
+    packer.add(1, b"x")
+    assert packer.add(2, b"x" * (REQUEST_LIMIT_BYTES - 20))
+
+
+@pytest.mark.parametrize("text", ['a"b\\c\n\x00\x1f', "é日本\U0001f600", "\u2028</script>", ""])
+def test_an_element_is_json_that_gives_the_text_back(text: str) -> None:
+    element = json.loads(LogDNA("http://x", KEY).element(Line(text, 5, "WARN")))
+    assert element == {
+        "line": text,
+        "timestamp": 5,
+        "level": "WARN",
+        "app": "FLCE",
+        "hostname": "flowlogjob",
+    }
+
+
+def test_the_destination_does_not_show_its_key() -> None:
+    assert KEY not in repr(LogDNA("http://x", KEY))
+
+
+# --- retries and receipts ------------------------------------------------------------------------
+
+
+def test_receipts_say_what_arrived(service: Ingestion) -> None:
+    receipt = send(delivery(service), 30)
+    assert receipt == Receipt(Counter(range(30)))
+    assert owners_received(service) == Counter(range(30))
+    assert len(service.requests) > 3
+    assert service.connections == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_the_last_permitted_try_counts(service: Ingestion, status: int) -> None:
+    service.script.next([Answer(status)] * (QUICK.tries - 1))
+    sender = delivery(service)
+    receipt = send(sender, 3)
+    assert receipt == Receipt(Counter(range(3)))
+    assert owners_received(service) == Counter(range(3))
+    assert (sender.traffic.requests, sender.traffic.retries) == (QUICK.tries, QUICK.tries - 1)
+    assert sender.traffic.bytes_sent == sum(len(request.body) for request in service.requests)
+
+
+def test_tries_are_bounded_and_a_dead_service_is_not_asked_for_every_batch(
+    service: Ingestion,
+) -> None:
+    service.script.always(Answer(503))
+    receipt = send(delivery(service), 50)
+    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert receipt.failed.keys() == set(range(50))
+    assert not receipt.accepted
+    assert len(service.requests) <= QUICK.tries + 1
+
+
+def test_a_retry_after_past_the_time_limit_ends_the_tries(service: Ingestion) -> None:
+    service.script.always(Answer(429, {"Retry-After": "3600"}))
+    receipt = send(delivery(service), 2)
+    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert len(service.requests) == 1
+
+
+def test_retry_after_takes_the_place_of_the_backoff(service: Ingestion) -> None:
+    """With a backoff that would end the tries, only Retry-After can make a second one."""
+    patient = RetryPolicy(tries=3, seconds=20, first_wait=10_000, longest_wait=10_000)
+    at = format_datetime(datetime.now(UTC) - timedelta(seconds=5), usegmt=True)
+    service.script.next([Answer(429, {"Retry-After": "0"}), Answer(503, {"Retry-After": at}), None])
+    receipt = send(delivery(service, patient), 2)
+    assert receipt == Receipt(Counter(range(2)))
+    assert len(service.requests) == 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_stops_everything_at_once(service: Ingestion, status: int) -> None:
+    service.script.next([None, Answer(status)])
+    receipt = send(delivery(service), 50)
+    assert isinstance(receipt.fatal, KeyRejected)
+    assert len(service.requests) == 2
+    assert receipt.accepted == owners_received(service)
+    assert receipt.failed.keys() | receipt.accepted.keys() == set(range(50))
+    assert not receipt.failed.keys() & receipt.accepted.keys()
+
+
+def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(service: Ingestion) -> None:
+    """One request waits for its next try for longer than a test may take, another gets a 401."""
+    slow = RetryPolicy(tries=5, seconds=3_000, first_wait=0.001)
+
+    def rule(request: HTTPRequest) -> Answer | None:
+        body = gzip.decompress(request.body)
+        if b'"0 x' in body:
+            return Answer(503, {"Retry-After": "1000"})
+        service.wait_for_requests(2)
+        return Answer(401)
+
+    service.script.rule(rule)
+    receipt = send(delivery(service, slow, concurrency=2), 20)
+    assert isinstance(receipt.fatal, KeyRejected)
+    assert receipt.failed.keys() == set(range(20))
+
+
+def test_a_refused_batch_fails_alone(service: Ingestion) -> None:
+    service.script.next([None, Answer(400)])
+    receipt = send(delivery(service), 20)
+    assert receipt.fatal is None
+    assert receipt.accepted == owners_received(service)
+    assert receipt.failed
+    assert receipt.failed.keys() | receipt.accepted.keys() == set(range(20))
+    assert all("400" in reason for reason in receipt.failed.values())
+
+
+def test_a_redirect_is_not_followed(service: Ingestion) -> None:
+    with Ingestion(KEY) as elsewhere:
+        service.script.always(Answer(307, {"Location": f"{elsewhere.url}/logs/ingest"}))
+        receipt = send(delivery(service), 2)
+        assert receipt.failed.keys() == {0, 1}
+        assert elsewhere.requests == []
+
+
+def test_too_large_is_split_down_to_single_lines(service: Ingestion) -> None:
+    """The service takes 2,000 bytes; half of the lines are larger than that on their own."""
+    sender = delivery(service, batch=100_000)
+    for owner in range(16):
+        sender.add(owner, Line(f"{owner} ".ljust(2_500 if owner % 2 else 300, "x"), 1))
+    (receipt,) = sender.flush()
+    assert receipt.accepted == Counter(range(0, 16, 2)) == owners_received(service)
+    assert receipt.failed.keys() == set(range(1, 16, 2))
+    assert receipt.fatal is None
+    sender.close()
+
+
+def test_a_lost_answer_repeats_one_batch_and_no_more(service: Ingestion) -> None:
+    service.script.next([None, Reset(accept=True)])
+    receipt = send(delivery(service), 30)
+    assert receipt == Receipt(Counter(range(30)))
+    arrived = owners_received(service)
+    repeated = [owner for owner, count in arrived.items() if count > 1]
+    second_batch = gzip.decompress(service.requests[1].body).count(b'"line"')
+    assert arrived.keys() == set(range(30))
+    assert len(repeated) == second_batch
+    assert max(arrived.values()) == 2
+
+
+def test_stopping_ends_the_waiting_between_tries(service: Ingestion) -> None:
+    stopping = False
+    service.script.always(Answer(503, {"Retry-After": "1000"}))
+    slow = RetryPolicy(tries=5, seconds=3_000)
+    sender = Delivery(LogDNA(service.url, KEY), policy=slow, stopping=lambda: stopping)
+    sender.add(0, Line("0 x", 1))
+    sender.send()
+    service.wait_for_requests(1)
+    stopping = True
+    (receipt,) = sender.flush()
+    assert receipt.failed.keys() == {0}
+    assert len(service.requests) <= 2, "what waited for its next try gets one, no more"
+    sender.close()
+
+
+def test_an_answer_that_never_comes_is_given_up_when_stopping(
+    service: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from standins.faults import Silence
+
+    monkeypatch.setattr(Delivery, "GRACE_SECONDS", 0.05)
+    service.script.always(Silence())
+    sender = Delivery(LogDNA(service.url, KEY), stopping=lambda: True)
+    sender.add(0, Line("0 x", 1))
+    (receipt,) = sender.flush()
+    assert receipt.failed.keys() == {0}
+    assert sender.fatal is not None
+    sender.close()
+
+
+def test_now_in_the_query_is_the_time_of_sending(service: Ingestion) -> None:
+    before = int(time.time() * 1000)
+    send(delivery(service), 1)
+    now = int(service.requests[0].target.split("now=")[1])
+    assert before <= now <= int(time.time() * 1000)
