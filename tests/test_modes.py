@@ -400,7 +400,7 @@ def test_many_runs_at_once_make_one_worker(place: Place, objects: list[FlowLogOb
 
 # --- kill -9 -------------------------------------------------------------------------------------
 
-EPISODES, KILLS_EACH = 9, 3
+EPISODES, KILLS_EACH = 12, 3
 
 
 @pytest.mark.parametrize("episode", range(EPISODES))
