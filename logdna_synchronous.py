@@ -419,6 +419,7 @@ class Delivery:
     again and what is in flight has `GRACE_SECONDS` left to be answered.
     """
 
+    CONCURRENCY = 2
     GRACE_SECONDS = 10.0
     _POLL_SECONDS = 0.1
 
@@ -427,7 +428,7 @@ class Delivery:
         destination: LogDNA,
         *,
         policy: RetryPolicy | None = None,
-        concurrency: int = 2,
+        concurrency: int = CONCURRENCY,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fatal: DeliveryError | None = None
