@@ -174,6 +174,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _drip(self, owner: Server, answer: bytes, seconds: float) -> None:
         for index in range(len(answer)):
             if owner.pause(seconds):
+                self.close_connection = True
                 break
             self.wfile.write(answer[index : index + 1])
-        self.close_connection = True

@@ -43,8 +43,9 @@ class IAM(Server):
             return Answer(404)
         if request.headers.get("content-type") != "application/x-www-form-urlencoded":
             return _refusal("BXNIM0000E", "Content-Type must be a form.")
-        form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
-        if form.get("response_type", "cloud_iam") != "cloud_iam":
+        fields = parse_qs(request.body.decode("utf-8", errors="replace"))
+        form = {name: values[0] for name, values in fields.items()}
+        if form.get("response_type") != "cloud_iam":
             return _refusal("BXNIM0106E", "Property response_type is invalid.")
         if form.get("grant_type") == GRANT_APIKEY:
             if form.get("apikey") != self._api_key:

@@ -99,7 +99,7 @@ class Ingestion(Server):
 def _parse(body: bytes) -> list[dict[str, Any]]:
     try:
         document = json.loads(body.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused(400, "the body is not JSON in UTF-8") from None
     lines = document.get("lines") if isinstance(document, dict) else None
     if not isinstance(lines, list) or not lines:

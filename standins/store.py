@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import parse_qs
 
 from moto.backends import get_backend
@@ -124,13 +126,11 @@ class Store:
         connection = environ["werkzeug.socket"]
         if isinstance(fault, Silence):
             self._stopping.wait()
-            reset(connection)
-            return []
+            _drop(connection)
         if isinstance(fault, Answer):
             return _answer(start_response, fault)
         if isinstance(fault, Reset) and not fault.accept and not fault.after_bytes:
-            reset(connection)
-            return []
+            _drop(connection)
         if self._iam and not self._iam.is_valid(_bearer(environ)):
             return _answer(start_response, s3_error(403, "AccessDenied"))
         return self._pass_on(request, environ, start_response, fault)
@@ -157,17 +157,22 @@ class Store:
             kept = [(name, value) for name, value in headers if name.lower() != "date"]
             return start_response(status, kept)
 
+        # Moto takes the key from RAW_URI and only the route from here, where its pattern's dot
+        # stops at the end of a line; a key may hold one.
+        routed = {**environ, "PATH_INFO": environ["PATH_INFO"].replace("\n", "_")}
         if request.operation in ("PUT", "DELETE"):
             with self._write_lock:
-                content = b"".join(self._moto(environ, start))
+                content = b"".join(self._moto(routed, start))
                 self._set_time(environ, answered)
         else:
-            content = b"".join(self._moto(environ, start))
+            content = b"".join(self._moto(routed, start))
         connection = environ["werkzeug.socket"]
         match fault:
+            case Reset(after_bytes=0):
+                _drop(connection)
             case Reset():
                 return _broken(content[: fault.after_bytes], lambda: reset(connection))
-            case Cut():
+            case Cut() if content:
                 # Half a close: the client reads what there is, and then the end.
                 return _broken(content[: -fault.missing_bytes], lambda: connection.shutdown(1))
             case Drip():
@@ -196,6 +201,41 @@ class _Handler(WSGIRequestHandler):
         """The `Date` of every answer: this store's clock."""
         store: Store = self.server.store  # type: ignore[attr-defined]
         return formatdate(time.time() + store.clock_offset, usegmt=True)
+
+    def run_wsgi(self) -> None:
+        """Answer one request and leave the connection open for the next.
+
+        Werkzeug's own closes every connection, answers 500 on one that the gate has reset, and
+        prints a traceback.
+        """
+        environ = self.make_environ()
+        body = environ["wsgi.input"]
+        if "HTTP_TRANSFER_ENCODING" not in environ:
+            body = io.BytesIO(self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0)))
+        # Read whole: what were left of it would be taken for the next request.
+        environ["wsgi.input"] = io.BytesIO(body.read())
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
+            started[:] = [(status, headers)]
+
+        try:
+            parts = iter(self.server.app(environ, start_response))
+        except ConnectionResetError:
+            raise
+        except Exception as error:
+            started[:] = [("500 Stand-in", [])]
+            parts = iter([repr(error).encode()])
+        status, headers = started[0]
+        if not any(name.lower() == "content-length" for name, _ in headers):
+            content = b"".join(parts)
+            headers, parts = [*headers, ("Content-Length", str(len(content)))], iter([content])
+        headers = [("Date", self.date_time_string()), *headers]
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self.wfile.write(head + next(parts, b""))
+        for part in parts:
+            self.wfile.write(part)
 
     def log(self, type: str, message: str, *args: Any) -> None:
         """Nothing goes to standard error."""
@@ -231,6 +271,12 @@ def _answer(start_response: StartResponse, answer: Answer) -> list[bytes]:
     headers = {"Content-Length": str(len(answer.body)), **answer.headers}
     start_response(f"{answer.status} Answer", list(headers.items()))
     return [answer.body]
+
+
+def _drop(connection: socket.socket) -> NoReturn:
+    """Reset the connection with no word of an answer, whatever moto has begun to say."""
+    reset(connection)
+    raise ConnectionResetError
 
 
 def _broken(content: bytes, damage: Callable[[], object]) -> Iterable[bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from standins.faults import Answer
+from standins.faults import Answer, Reset
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
 from standins.store import S3Request, s3_error
@@ -343,6 +343,49 @@ def test_a_worker_that_was_replaced_stops(place: Place, objects: list[FlowLogObj
     assert "Another worker goes on" in result.log
     assert place.ingestion.requests == []
     assert state(place)["worker"] == "another"
+
+
+def test_a_worker_that_was_replaced_while_it_slept_pushes_nothing(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects)
+    reads = 0
+
+    def replace_state(request: S3Request) -> None:
+        """Just before the worker looks at the clock for its first pass."""
+        nonlocal reads
+        reads += (request.operation, request.key) == ("GET", STATE)
+        if reads == 2:
+            theirs = {**state(place), "worker": "another", "sequence": 99}
+            place.store.put(BUCKET, STATE, json.dumps(theirs).encode())
+
+    place.store.script.rule(replace_state)
+    result = run_worker(place)
+    assert result.code == 0, result.log
+    assert "Another worker goes on" in result.log
+    assert place.ingestion.requests == []
+
+
+@pytest.mark.parametrize("write", range(1, 5))
+def test_a_lost_answer_to_a_write_of_state_is_no_replacement(
+    place: Place, objects: list[FlowLogObject], write: int
+) -> None:
+    """The write was carried out; the SDK sends it again, and that one is refused."""
+    put_in_order(place, objects)
+    writes = 0
+
+    def lose_answer(request: S3Request) -> Reset | None:
+        nonlocal writes
+        writes += request.operation == "PUT"
+        wanted = request.operation == "PUT" and writes == write
+        return Reset(accept=True) if wanted else None
+
+    place.store.script.rule(lose_answer)
+    result = run_worker(place)
+    assert result.code == 0, result.log
+    assert state(place)["status"] == "finished"
+    assert place.received() == lines_of(*objects)
+    assert writes == 5, "the probe, three writes, and one repetition"
 
 
 def test_a_state_that_is_deleted_meanwhile_is_an_error(

@@ -1,8 +1,8 @@
 """A model of everything that can happen around STATE, played against the production code.
 
 The functions under test are `lib.catch_up`, `lib.remember` and all they call; only the bucket, its
-clock and the log service are made up. The bucket shows times in whole seconds, and an upload becomes visible
-up to the settling time after the time it bears.
+clock and the log service are made up. The bucket shows times in whole seconds, and an upload
+becomes visible up to the settling time after the time it bears.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class World:
         self.states: list[dict[str, Any]] = []
         self.pushes: Counter[str] = Counter()
         self.event_pushes: set[str] = set()
-        self.ignore_preconditions = False
         self.refuse_next_push = False
+        self.lose_next_answer = False
 
     def upload(self, key: str, delay: float) -> Upload:
         self.uploads[key] = Upload(key, self.clock, self.clock + delay)
@@ -72,7 +72,7 @@ class World:
 
     def write_state(self, content: bytes, condition: str | None) -> str:
         there = self.state.etag if self.state else None
-        if condition != there and not self.ignore_preconditions:
+        if condition != there:
             raise PreconditionFailed
         etag = hashlib.md5(content).hexdigest()
         self.state = Snapshot(content, etag, math.floor(self.clock), 0)
@@ -84,6 +84,8 @@ class World:
         """STATE never goes backwards."""
         before = self.states[-1] if self.states else None
         self.states.append(now)
+        if now["mode"] == "remember":
+            assert now["key"] in self.event_pushes, "remembered before it was delivered"
         if before is None:
             return
         if now["mode"] == "remember":
@@ -128,7 +130,15 @@ class Bucket:
         return self._run.request(read)
 
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        return self._run.request(lambda: self._world.write_state(content, etag))
+        def write() -> str:
+            new = self._world.write_state(content, etag)
+            if self._world.lose_next_answer and content != b"probe":
+                # The SDK sends the request again, and that one is refused.
+                self._world.lose_next_answer = False
+                raise PreconditionFailed
+            return new
+
+        return self._run.request(write)
 
     def delete_state(self, key: str) -> None:
         self._run.request(lambda: setattr(self._world, "state", None))
@@ -270,6 +280,18 @@ class Protocol(RuleBasedStateMachine):
         run.step(crash_before=not after, crash_after=after)
         self.clear_away()
 
+    @precondition(lambda self: self.runs)
+    @rule()
+    def a_push_gets_no_answer(self) -> None:
+        self.disturbed = True
+        self.world.refuse_next_push = True
+
+    @precondition(lambda self: self.runs)
+    @rule()
+    def an_answer_about_state_gets_lost(self) -> None:
+        """It changes nothing: the write was carried out, and that is found out."""
+        self.world.lose_next_answer = True
+
     # --- how it is done --------------------------------------------------------------------------
 
     def start(self, key: str | None, lag: int) -> None:
@@ -309,6 +331,7 @@ class Protocol(RuleBasedStateMachine):
             self.finish_runs()
 
     def teardown(self) -> None:
+        self.world.refuse_next_push = self.world.lose_next_answer = False
         try:
             self.settle()
             self.check()
@@ -350,14 +373,7 @@ class CatchUpProtocol(Protocol):
         self.disturbed = self.disturbed or bool(self.runs)
         self.world.clock += LEASE_SECONDS + 1
 
-    @precondition(lambda self: self.runs)
-    @rule()
-    def a_push_gets_no_answer(self) -> None:
-        self.disturbed = True
-        self.world.refuse_next_push = True
-
     def settle(self) -> None:
-        self.world.refuse_next_push = False
         for _ in range(20):
             self.deliver_all()
             if self.world.states and self.world.states[-1]["status"] == "finished":
