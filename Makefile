@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test lint types unit clean
+.PHONY: run test nightly lint types unit clean
 
 run: $(READY)
 	$(PY) -m standins.demo
@@ -16,7 +16,7 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 types: $(READY)
-	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py test_flowlog_to_logdna.py
+	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py test_flowlog_to_logdna.py
 
 unit: $(READY)
 	$(PY) -m pytest
@@ -27,6 +27,10 @@ $(READY): requirements.txt tests/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $(READY)
+
+# The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
+nightly: $(READY)
+	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/test_decoder.py tests/test_protocol_model.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

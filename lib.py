@@ -8,11 +8,8 @@ decides is which keys are pushed, and what is remembered afterwards.
 from __future__ import annotations
 
 import enum
-import gzip
-import io
 import json
 import logging
-import math
 import re
 import time
 import zlib
@@ -29,6 +26,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from catchup import Worker
+from decoder import UNPACKED_LIMIT_BYTES, FlowLog, Unreadable, decode
 from logdna_synchronous import APP, LINE_LIMIT_BYTES, Delivery, Line, LineTooLong, Receipt
 from state import (
     CatchUp,
@@ -48,9 +46,6 @@ from state import (
 log = logging.getLogger("flowlog.lib")
 
 T = TypeVar("T")
-
-UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
-"""Larger objects are refused: a real row takes about 550 bytes, so 100,000 rows have room."""
 
 STATE_LIMIT_BYTES = 64 * 1024
 _STATE_TRIES = 10
@@ -92,8 +87,8 @@ class ObjectRefused(ObjectError):
     """The store does not hand out this object."""
 
 
-class ObjectUnreadable(ObjectError):
-    """The object is not a flow log that can be decoded."""
+class ObjectTooLarge(ObjectError):
+    """The object is larger as stored than a flow log may be once unpacked."""
 
 
 class PreconditionRefused(ObjectError):
@@ -310,7 +305,7 @@ class Store:
         size = answer["ContentLength"]
         if size > UNPACKED_LIMIT_BYTES:
             answer["Body"].close()
-            raise ObjectUnreadable(f"too large: {size} bytes, the limit is {UNPACKED_LIMIT_BYTES}")
+            raise ObjectTooLarge(f"too large: {size} bytes, the limit is {UNPACKED_LIMIT_BYTES}")
         try:
             content = answer["Body"].read()
         except (sdk.ResponseStreamingError, sdk.IncompleteReadError, sdk.ReadTimeoutError) as error:
@@ -381,63 +376,6 @@ def _date(answer: Mapping[str, Any]) -> int:
 
 
 # --- flow logs -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FlowLog:
-    """One decoded object: the fields every line bears, and the entries, one a line."""
-
-    fields: Mapping[str, Any]
-    entries: Sequence[Mapping[str, Any]]
-
-
-def unpack(content: bytes, limit: int = UNPACKED_LIMIT_BYTES) -> bytes:
-    """The JSON text of an object, which is gzip or plain; `limit` in bytes.
-
-    Raises ObjectUnreadable where the gzip is damaged or the text is longer than `limit`.
-    """
-    if content[:2] == b"\x1f\x8b":
-        try:
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-                content = stream.read(limit + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ObjectUnreadable(f"bad gzip: {error}") from None
-    if len(content) > limit:
-        raise ObjectUnreadable(f"too large: over {limit} bytes once unpacked")
-    return content
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("a number is too large")
-    return number
-
-
-def decode(content: bytes) -> FlowLog:
-    """Decode an object as stored; contract, section 4.
-
-    Raises ObjectUnreadable, saying why, for everything that is not a flow log.
-    """
-    try:
-        text = unpack(content).decode("utf-8-sig")
-        document = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise ObjectUnreadable(f"bad JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ObjectUnreadable("not a flow log: the document is not a JSON object")
-    entries = document.pop("flow_logs", None)
-    if not isinstance(entries, list):
-        raise ObjectUnreadable("not a flow log: it has no list `flow_logs`")
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise ObjectUnreadable("not a flow log: `flow_logs` holds something that is not an object")
-    # It is often wrong, and says nothing about any one flow.
-    document.pop("number_of_flow_logs", None)
-    return FlowLog(document, entries)
 
 
 def timestamp(text: object, now: int) -> int:
@@ -859,7 +797,7 @@ class Job:
         else:
             try:
                 self._add_lines(ledger, number, ref.key, decode(body.content))
-            except ObjectUnreadable as error:
+            except Unreadable as error:
                 ledger.fail(number, str(error))
         ledger.close(number, gone=isinstance(body, ObjectGone))
 

@@ -12,15 +12,19 @@ import asyncio
 import gzip
 import hashlib
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Protocol
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
 import orjson
+
+from standins.flowlogs import FlowLogObject, expected_lines, flow_log_object, flow_log_objects
 
 PAGE_KEYS = 1000
 EPOCH = "2026-11-24T10:00:00.000Z"
@@ -205,3 +209,72 @@ async def serve(bucket: Bucket, announce: Callable[[int], None]) -> None:
     server = await loop.create_server(lambda: Connection(services), "127.0.0.1", 0)
     announce(server.sockets[0].getsockname()[1])
     await server.serve_forever()
+
+
+class Objects:
+    """Real-looking objects, all in memory."""
+
+    def __init__(self, objects: Iterable[FlowLogObject]) -> None:
+        ordered = sorted(objects, key=lambda item: item.key)
+        self._keys = [item.key for item in ordered]
+        self._bodies = {item.key: item.body for item in ordered}
+        self.expected = Received()
+        for item in ordered:
+            for text in expected_lines(item.document, item.key):
+                self.expected.lines[digest(text)] += 1
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """The key at this place."""
+        return self._keys[index]
+
+    def size(self, index: int) -> int:
+        """Its object's size in bytes."""
+        return len(self._bodies[self._keys[index]])
+
+    def content(self, key: str) -> bytes | None:
+        """The object of this key."""
+        return self._bodies.get(key)
+
+
+class Keys:
+    """Keys as long as real ones, made when they are asked for; each object has an empty list."""
+
+    expected = Received()
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        real = flow_log_object(0, 1, datetime(2026, 11, 24, 10, tzinfo=UTC)).key
+        self._prefix, self._suffix = real.rsplit("stream-id=", 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, index: int) -> str:
+        """The key at this place."""
+        return f"{self._prefix}stream-id={index:016}/{index % 100:08}.gz"
+
+    def size(self, index: int) -> int:
+        """Its object's size in bytes."""
+        return 600
+
+    def content(self, key: str) -> bytes | None:
+        """The object of this key."""
+        return b'{"flow_logs":[]}'
+
+
+def main() -> None:
+    """`python -m bench.server COUNT ROWS`: serve so many objects (0 rows: keys only)."""
+    count, rows = int(sys.argv[1]), int(sys.argv[2])
+    bucket = Objects(flow_log_objects(count, rows)) if rows else Keys(count)
+
+    def announce(port: int) -> None:
+        print(json.dumps({"port": port, "expected": bucket.expected.as_dict()}), flush=True)
+
+    asyncio.run(serve(bucket, announce))
+
+
+if __name__ == "__main__":
+    main()
