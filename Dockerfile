@@ -9,7 +9,8 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 
-COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py ./
+COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py \
+    fetch.py wire.py ./
 
 # A run for one event is mostly start-up, so it must not compile anything.
 RUN python -m compileall -q .

@@ -16,7 +16,8 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 types: $(READY)
-	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py test_flowlog_to_logdna.py
+	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py fetch.py \
+		wire.py test_flowlog_to_logdna.py
 
 unit: $(READY)
 	$(PY) -m pytest

@@ -26,7 +26,8 @@ from state import (
 )
 
 if TYPE_CHECKING:
-    from lib import Job, ObjectRef, Settled
+    from lib import Job, Settled
+    from listing import ObjectRef
 
 log = logging.getLogger("flowlog.catchup")
 

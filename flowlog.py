@@ -14,12 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import lib
-from logdna_synchronous import Delivery, LogDNA, RetryPolicy
+from logdna_synchronous import Delivery, Destination, LogDNA, RetryPolicy
 from state import StateError
 
 log = logging.getLogger("flowlog")
@@ -30,6 +30,10 @@ IAM_URL = "https://iam.cloud.ibm.com"
 REGION_URL = "https://logs.{region}.logging.cloud.ibm.com"
 CE_DATA_LIMIT_BYTES = 64 * 1024
 """A key has at most 1,024 bytes; an event that is longer than this was not made by Code Engine."""
+
+MOST_CONCURRENCY = 256
+READS_PER_REQUEST = 4
+"""Objects are far smaller than requests, so there are fewer of these in flight."""
 
 NAMED_IN_SUMMARY = 100
 NAMED_NOT_BEGUN = 10_000
@@ -57,8 +61,9 @@ class Settings:
     bucket: str
     endpoint: str
     credentials: lib.HMAC | lib.IAM
-    destination: LogDNA
+    destination: Destination
     retry: RetryPolicy
+    concurrency: int
     mode: str
     state_key: str
     prefix: str
@@ -173,10 +178,24 @@ def _parse_number(text: str) -> int:
     return int(text)
 
 
-def _parse_seconds(text: str) -> float:
+def _parse_retry(text: str) -> RetryPolicy:
     if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text):
         raise ValueError("is not a number of seconds")
-    return float(text)
+    seconds, usual = float(text), RetryPolicy()
+    # Where a request is tried for a short time only, a single answer can't take longer.
+    return replace(
+        usual,
+        seconds=seconds,
+        connect_seconds=min(usual.connect_seconds, max(1.0, seconds)),
+        answer_seconds=min(usual.answer_seconds, max(1.0, seconds)),
+    )
+
+
+def _parse_concurrency(text: str) -> int:
+    number = _parse_number(text)
+    if not 1 <= number <= MOST_CONCURRENCY:
+        raise ValueError(f"must be from 1 to {MOST_CONCURRENCY}")
+    return number
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -189,7 +208,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     mode = env.parsed("FLOWLOG_MODE", _parse_mode, "simple")
     state_key = env.parsed("KEY_FIRST_LOGGED", _parse_key, "first_logged")
     prefix = env.parsed("FLOWLOG_PREFIX", _parse_key, "ibm_vpc_flowlogs_")
-    seconds = env.parsed("FLOWLOG_RETRY_SECONDS", _parse_seconds, RetryPolicy().seconds)
+    retry = env.parsed("FLOWLOG_RETRY_SECONDS", _parse_retry, RetryPolicy())
+    concurrency = env.parsed("FLOWLOG_CONCURRENCY", _parse_concurrency, lib.CONCURRENCY)
     event = env.parsed("CE_DATA", lambda text: parse_event(text, env.text("CE_TYPE")), None)
     if event and event.bucket and event.bucket != bucket:
         env.warnings.append(f"the event's bucket {event.bucket!r} wins over COS_BUCKET {bucket!r}")
@@ -199,7 +219,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         endpoint=endpoint,
         credentials=_credentials(env),
         destination=_destination(env),
-        retry=RetryPolicy(seconds=seconds),
+        retry=retry,
+        concurrency=concurrency,
         mode=mode,
         state_key=state_key,
         prefix=prefix,
@@ -412,7 +433,12 @@ def exit_code(tally: lib.Tally, stop: lib.Stop, *, broken: bool) -> int:
 
 def open_delivery(settings: Settings, stop: lib.Stop) -> Delivery:
     """The delivery of a real run."""
-    return Delivery(settings.destination, policy=settings.retry, stopping=stop.requested)
+    return Delivery(
+        settings.destination,
+        policy=settings.retry,
+        concurrency=max(1, settings.concurrency // READS_PER_REQUEST),
+        stopping=stop.requested,
+    )
 
 
 def run(
@@ -461,7 +487,7 @@ def _run_mode(
     broken = False
     try:
         store = lib.Store(
-            lib.create_client(settings.endpoint, settings.credentials), settings.bucket
+            settings.endpoint, settings.credentials, settings.bucket, settings.concurrency
         )
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:

@@ -8,8 +8,11 @@ decides is which keys are pushed, and what is remembered afterwards.
 from __future__ import annotations
 
 import enum
+import functools
+import hashlib
 import json
 import logging
+import math
 import re
 import time
 import zlib
@@ -21,13 +24,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import orjson
 import tenacity
 
 from catchup import Worker
 from decoder import UNPACKED_LIMIT_BYTES, FlowLog, Unreadable, decode
-from logdna_synchronous import APP, LINE_LIMIT_BYTES, Delivery, Line, LineTooLong, Receipt
+from listing import Listing, ObjectRef, Page, read_page
+from logdna_synchronous import APP, Delivery, Line, Receipt, Source
 from state import (
     CatchUp,
     PreconditionFailed,
@@ -42,6 +47,10 @@ from state import (
     read_remembered,
     worker_is_gone,
 )
+from wire import TooSlow
+
+if TYPE_CHECKING:
+    from fetch import Answer, Authorization
 
 log = logging.getLogger("flowlog.lib")
 
@@ -50,14 +59,20 @@ T = TypeVar("T")
 STATE_LIMIT_BYTES = 64 * 1024
 _STATE_TRIES = 10
 
-READERS = 6
+CONCURRENCY = 32
 """Objects read at the same time."""
 
-READ_AHEAD_OBJECTS = 32
 READ_AHEAD_BYTES = 16 * 1024 * 1024
-"""Bounds of what is read ahead, compressed; the next object in turn is always permitted."""
+"""Bound of what is read ahead, compressed; the next object in turn is always permitted."""
+
+CALL_SECONDS = 600.0
+"""Bound of any other exchange with the store, retries included, such as a page of the listing."""
 
 PROGRESS_SECONDS = 5.0
+PAGE_LIMIT_BYTES = 16 * 1024 * 1024
+"""A thousand keys of 1,024 bytes, each of them encoded, take 4 MiB."""
+
+READ_TRIES = 5
 BROKEN_READS_IN_A_ROW = 3
 """So many objects in a row that can't be read mean the store, not the objects."""
 
@@ -104,20 +119,6 @@ class Stopped(Exception):
 
 
 # --- keys ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectRef:
-    """An object as a listing or an event names it; sorts oldest first, then by key.
-
-    `last_modified` is in whole seconds since the epoch, which is all that every answer of the store
-    tells (the `Last-Modified` header has no fraction); 0 where it isn't known yet. `size` is in
-    bytes as stored.
-    """
-
-    last_modified: int
-    key: str
-    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +171,16 @@ def signing_region(endpoint: str) -> str:
 
 
 def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
-    """An S3 client of the IBM COS SDK.
+    """An S3 client of the IBM COS SDK, for everything but listing and reading objects.
 
     Made from `ibm_botocore`, the core of the SDK: `ibm_boto3` adds resources and transfers on top,
-    which one GET doesn't need, and an event's run is mostly start-up. Imported here for the same
-    reason: a run that has nothing to do doesn't pay for it.
+    which nothing here needs, and an event's run is mostly start-up. Imported here for the same
+    reason.
     """
     from ibm_botocore.config import Config
     from ibm_botocore.session import Session
+
+    from fetch import tokens
 
     # Nothing but what the environment of the contract says: no profile or config file of some
     # other tool that happens to live on the machine.
@@ -190,16 +193,14 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
         retries={"mode": "standard", "total_max_attempts": 5},
         connect_timeout=10,
         read_timeout=60,
-        max_pool_connections=READERS + 2,
         # The newer checksums are AWS's; COS and others that speak S3 need not know them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     if isinstance(credentials, IAM):
         keys = {
-            "ibm_api_key_id": credentials.api_key,
             "ibm_service_instance_id": credentials.instance_crn,
-            "ibm_auth_endpoint": f"{credentials.url}/identity/token",
+            "token_manager": tokens(credentials.api_key, credentials.url),
         }
     else:
         keys = {
@@ -209,11 +210,26 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
     return session.create_client("s3", endpoint_url=endpoint, config=config, **keys)
 
 
+def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
+    """What shows the store that objects may be read."""
+    from fetch import Bearer, Signature, tokens
+
+    if isinstance(credentials, IAM):
+        return Bearer(tokens(credentials.api_key, credentials.url))
+    return Signature(
+        credentials.access_key_id, credentials.secret_access_key, signing_region(endpoint)
+    )
+
+
 @contextmanager
 def explained(bucket: str, key: str | None = None) -> Iterator[None]:
-    """Turns the SDK's errors into StoreError and ObjectError; `key` where one object is meant."""
+    """Turns the errors of the SDK and of urllib3 into StoreError and ObjectError.
+
+    `key` where one object is meant.
+    """
     import requests
     from ibm_botocore import exceptions as sdk
+    from urllib3 import exceptions as http
 
     try:
         yield
@@ -224,19 +240,27 @@ def explained(bucket: str, key: str | None = None) -> Iterator[None]:
     except sdk.CredentialRetrievalError as error:
         if "HttpCode(4" in str(error):
             raise StoreError("IAM refused the API key; look at APIKEY and IAM_ENDPOINT") from None
-        raise StoreUnavailable("IAM gave no token; look at IAM_ENDPOINT and its status") from None
-    except (sdk.EndpointConnectionError, sdk.ConnectTimeoutError, sdk.SSLError) as error:
+        raise StoreError("IAM gave no token; look at IAM_ENDPOINT and its status") from None
+    except (
+        sdk.EndpointConnectionError,
+        sdk.ConnectTimeoutError,
+        sdk.SSLError,
+        http.NewConnectionError,
+        http.ConnectTimeoutError,
+        http.ProxyError,
+        http.SSLError,
+    ) as error:
         raise StoreUnavailable(
             f"the object store can't be reached ({type(error).__name__}); look at COS_ENDPOINT"
             " (a `.direct.` one is reached from inside IBM Cloud only)"
         ) from None
-    except sdk.BotoCoreError as error:
+    except (sdk.BotoCoreError, http.HTTPError, TooSlow) as error:
         what = f"the object store gave no whole answer ({type(error).__name__})"
         raise ReadInterrupted(what) if key else StoreUnavailable(what) from None
     except requests.RequestException as error:
         # The SDK asks IAM through `requests` and lets its errors out as they are.
         what = f"IAM can't be reached ({type(error).__name__}); look at IAM_ENDPOINT"
-        raise StoreUnavailable(what) from None
+        raise StoreError(what) from None
 
 
 def explain_answer(
@@ -269,49 +293,98 @@ def explain_answer(
     return ObjectRefused(answer) if key is not None else StoreError(f"{answer}; look at COS_BUCKET")
 
 
-class Store:
-    """One bucket. Errors come out as StoreError (nothing works) or ObjectError."""
+# The SDK's client sends a request again by itself; for a plain GET it is done here.
+_retried = tenacity.retry(
+    retry=tenacity.retry_if_exception_type((ReadInterrupted, StoreUnavailable)),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+    stop=tenacity.stop_after_attempt(READ_TRIES),
+    reraise=True,
+)
 
-    def __init__(self, client: Any, bucket: str) -> None:
+
+class Store:
+    """One bucket. Errors come out as StoreError (nothing works) or ObjectError.
+
+    Objects are read by at most `concurrency` threads at the same time.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        credentials: HMAC | IAM,
+        bucket: str,
+        concurrency: int = CONCURRENCY,
+    ) -> None:
+        from fetch import Fetcher
+
         self.bucket = bucket
-        self._client = client
+        self.concurrency = concurrency
+        self._access = (endpoint, credentials)
+        self._fetcher = Fetcher(endpoint, bucket, authorization(*self._access), concurrency)
+        self._etag_is_checksum = True
+        self._mismatches: dict[str, str] = {}
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        # An event's run in simple mode does without.
+        return create_client(*self._access)
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing of all keys that start with `prefix`, page by page, in the store's order."""
-        paginator = self._client.get_paginator("list_objects_v2")
-        with explained(self.bucket):
-            for page in paginator.paginate(Bucket=self.bucket, Prefix=prefix):
-                yield [
-                    ObjectRef(_seconds(item["LastModified"]), item["Key"], item["Size"])
-                    for item in page.get("Contents", ())
-                ]
+        # Encoded, because XML can't hold every character that a key can.
+        query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
+        more: str | None = ""
+        while more is not None:
+            page = self._page({"continuation-token": more, **query} if more else query)
+            yield page.refs
+            more = page.more
 
+    @_retried
+    def _page(self, query: Mapping[str, str]) -> Page:
+        with explained(self.bucket):
+            answer = self._fetcher.get("", PAGE_LIMIT_BYTES, query)
+        if answer.status != 200:
+            raise explain_answer(answer.status, answer.error_code, self.bucket)
+        try:
+            return read_page(answer.content)
+        except ValueError as error:
+            raise StoreUnavailable(
+                f"the object store's listing is unusable: {error}; look at COS_ENDPOINT"
+            ) from None
+
+    @_retried
     def read(self, key: str) -> Body:
         """Read one whole object. Raises StoreError or ObjectError."""
         with explained(self.bucket, key):
-            return self._read_with_retries(key)
-
-    # The SDK sends a request again by itself, but not for a body that breaks off.
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(ReadInterrupted),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-        stop=tenacity.stop_after_attempt(4),
-        reraise=True,
-    )
-    def _read_with_retries(self, key: str) -> Body:
-        from ibm_botocore import exceptions as sdk
-
-        answer = self._client.get_object(Bucket=self.bucket, Key=key)
-        size = answer["ContentLength"]
-        if size > UNPACKED_LIMIT_BYTES:
-            answer["Body"].close()
-            raise ObjectTooLarge(f"too large: {size} bytes, the limit is {UNPACKED_LIMIT_BYTES}")
+            answer = self._fetcher.get(key, UNPACKED_LIMIT_BYTES)
+        if answer.status != 200:
+            raise explain_answer(answer.status, answer.error_code, self.bucket, key)
+        if answer.size > UNPACKED_LIMIT_BYTES:
+            raise ObjectTooLarge(f"too large: over {UNPACKED_LIMIT_BYTES} bytes as stored")
+        self._check_intact(key, answer)
         try:
-            content = answer["Body"].read()
-        except (sdk.ResponseStreamingError, sdk.IncompleteReadError, sdk.ReadTimeoutError) as error:
-            what = f"the object did not arrive whole ({type(error).__name__})"
-            raise ReadInterrupted(what) from None
-        return Body(content, _seconds(answer["LastModified"]))
+            written = parsedate_to_datetime(answer.headers.get("Last-Modified", ""))
+        except ValueError:
+            raise ReadInterrupted("the object store did not say when it was written") from None
+        return Body(answer.content, _seconds(written))
+
+    def _check_intact(self, key: str, answer: Answer) -> None:
+        """Compare the content with the checksum that an ETag is, as a rule.
+
+        With some kinds of encryption it isn't one (S3 API, "Object": ETag), so content that comes
+        the same a second time is believed. Raises ReadInterrupted.
+        """
+        etag = answer.headers.get("ETag", "").strip('"')
+        if not self._etag_is_checksum or not re.fullmatch("[0-9a-f]{32}", etag):
+            return
+        checksum = hashlib.md5(answer.content, usedforsecurity=False).hexdigest()
+        if checksum == etag:
+            return
+        if self._mismatches.pop(key, None) != checksum:
+            self._mismatches[key] = checksum
+            raise ReadInterrupted("the object's content does not match its ETag")
+        self._etag_is_checksum = False
+        log.warning("ETags are no checksums here, gzip's own will have to do: %s", key)
 
     def stat(self, key: str) -> ObjectRef:
         """What the store says of an object without its content. Raises ObjectGone."""
@@ -378,44 +451,60 @@ def _date(answer: Mapping[str, Any]) -> int:
 # --- flow logs -----------------------------------------------------------------------------------
 
 
-def timestamp(text: object, now: int) -> int:
-    """`text` (ISO 8601, UTC where it names no zone) in milliseconds since the epoch.
-
-    `now`, where the text is unusable or more than 24 hours away from it: the service ignores such a
-    timestamp (LogDNA ingestion API).
-    """
+def milliseconds(text: object) -> int | None:
+    """`text` (ISO 8601, UTC where it names no zone) since the epoch; None where it is unusable."""
     try:
         moment = datetime.fromisoformat(text)  # type: ignore[arg-type]
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        milliseconds = round(moment.timestamp() * 1000)
+        return round(moment.timestamp() * 1000)
     except (TypeError, ValueError, OverflowError):
-        return now
-    return milliseconds if abs(milliseconds - now) <= MILLISECONDS_PER_DAY else now
+        return None
 
 
-def render(fields: Mapping[str, Any]) -> str:
-    """Compact JSON, of characters that UTF-8 can hold."""
-    text = _compact(fields)
+def render(fields: Mapping[str, Any]) -> bytes:
+    """Compact JSON in UTF-8.
+
+    By `orjson`, in a fifteenth of the time of the standard library, which has to do where `orjson`
+    refuses: integers of over 64 bits, lone surrogates, deep nesting. Raises Unreadable.
+    """
     try:
-        text.encode()
+        return orjson.dumps(fields)
+    except TypeError:
+        pass
+    try:
+        return _compact(fields).encode()
     except UnicodeEncodeError:
         # A lone surrogate is legal as an escape in JSON but has no UTF-8: leave it escaped.
-        return _escaped(fields)
-    return text
+        return _escaped(fields).encode()
+    except RecursionError:
+        raise Unreadable("bad JSON: nested too deeply") from None
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _escaped = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
-def lines(flow_log: FlowLog, key: str, now: int) -> Iterator[Line]:
-    """One line an entry; contract, section 4. `now` in UTC milliseconds."""
+def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
+    """One line an entry; contract, section 4. Raises Unreadable."""
+    fields, added = flow_log.fields, {"_app": APP, "key": key}
+    captured = fields.get("capture_end_time")
     for entry in flow_log.entries:
-        text = render({**flow_log.fields, **entry, "_app": APP, "key": key})
-        ended = entry.get("end_time") or flow_log.fields.get("capture_end_time")
-        level = "WARN" if entry.get("action") == "rejected" else "INFO"
-        yield Line(text, timestamp(ended, now), level)
+        yield Line(
+            render({**fields, **entry, **added}),
+            milliseconds(entry.get("end_time") or captured),
+            entry.get("action") == "rejected",
+        )
+
+
+def source_of(flow_log: FlowLog) -> Source:
+    """What the object says of where its flows come from."""
+    vpc, interface = (flow_log.fields.get(name) for name in ("vpc_crn", "network_interface_id"))
+    return Source(
+        # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
+        vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
+        interface if isinstance(interface, str) else "",
+    )
 
 
 # --- pushing -------------------------------------------------------------------------------------
@@ -464,9 +553,9 @@ class Ledger:
         self._objects[number] = _OpenObject(ref)
         return number
 
-    def add_line(self, number: int) -> None:
-        """One more line of the object was handed over for delivery."""
-        self._objects[number].rows += 1
+    def add_lines(self, number: int, count: int) -> None:
+        """So many more lines of the object were handed over for delivery."""
+        self._objects[number].rows += count
 
     def close(self, number: int, *, gone: bool = False) -> None:
         """No more lines of this object follow."""
@@ -566,7 +655,7 @@ class Reader:
     def __init__(self, store: Store, stop: Stop) -> None:
         self.store = store
         self._stop = stop
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing, page by page. Raises Stopped, StoreError."""
@@ -580,7 +669,7 @@ class Reader:
         ahead = 0
         for ref in refs:
             while waiting and (
-                len(waiting) >= READ_AHEAD_OBJECTS or ahead + ref.size > READ_AHEAD_BYTES
+                len(waiting) >= 2 * self.store.concurrency or ahead + ref.size > READ_AHEAD_BYTES
             ):
                 ahead -= waiting[0][0].size
                 yield self._next(waiting)
@@ -594,19 +683,23 @@ class Reader:
     ) -> tuple[ObjectRef, Body | ObjectError]:
         ref, future = waiting.popleft()
         try:
-            body = self.wait(future)
+            body = self._wait(future)
         except ObjectError as error:
             return ref, error
         # An event doesn't say when its object was written; a listing does, and its word stays.
         return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
-        return self.wait(self._pool.submit(function, *arguments))
+        """`function(*arguments)`. Raises Stopped where the run is to end before it answers.
 
-    def wait(self, future: Future[T]) -> T:
+        And StoreUnavailable where the answer goes on and on.
+        """
+        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
+
+    def _wait(self, future: Future[T], seconds: float = math.inf) -> T:
         """The future's result; unlike a plain wait it notices that the run is to end."""
-        while True:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             if self._stop.requested():
                 raise Stopped
             try:
@@ -614,6 +707,7 @@ class Reader:
             except FutureTimeout:
                 if future.done():
                     raise
+        raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""
@@ -710,17 +804,19 @@ class Job:
         self,
         wanted: Callable[[ObjectRef], bool] = lambda _: True,
         after_page: Callable[[], None] = lambda: None,
-    ) -> list[ObjectRef]:
+    ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
         Raises StoreError, Stopped.
         """
-        refs: list[ObjectRef] = []
+        listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
-            refs.extend(ref for ref in page if self.scope.holds(ref.key) and wanted(ref))
+            for ref in page:
+                if self.scope.holds(ref.key) and wanted(ref):
+                    listing.append(ref)
             after_page()
-        refs.sort()
-        return refs
+        listing.sort()
+        return listing
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None, said and counted, where it is gone."""
@@ -802,22 +898,12 @@ class Job:
         ledger.close(number, gone=isinstance(body, ObjectGone))
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, flow_log: FlowLog) -> None:
-        long_lines = 0
-        for line in lines(flow_log, key, now=int(time.time() * 1000)):
-            ledger.add_line(number)
-            if len(line.text) * 4 > LINE_LIMIT_BYTES:  # a character takes four bytes at most
-                long_lines += len(line.text.encode()) > LINE_LIMIT_BYTES
-            try:
-                self._delivery.add(number, line)
-            except LineTooLong as error:
-                ledger.fail(number, str(error))
-        if long_lines:
-            log.warning(
-                "%d lines are over %d bytes, the service cuts them: %s",
-                long_lines,
-                LINE_LIMIT_BYTES,
-                key,
-            )
+        added = self._delivery.add(number, lines(flow_log, key), source_of(flow_log))
+        ledger.add_lines(number, added.lines)
+        if added.refused:
+            ledger.fail(number, added.refused)
+        if added.cut:
+            log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -848,7 +934,7 @@ def simple(job: Job, event: Event | None) -> None:
     job.push([ObjectRef(0, event.key)] if event else _some(job.listed()))
 
 
-def _some(refs: list[ObjectRef]) -> list[ObjectRef]:
+def _some(refs: Listing) -> Listing:
     if not refs:
         log.info("nothing to do: the bucket holds no flow log for this run")
     return refs

@@ -1,8 +1,8 @@
-"""Delivers lines to the LogDNA ingestion API and says which of them arrived.
+"""Delivers lines to a log service, the LogDNA ingestion API first of all, and says what arrived.
 
-Data goes one way through four roles: a `Line` is rendered by its destination (`LogDNA`), packed
-into a `Batch`, posted by a `Sender` (which retries and splits), and comes back as a `Receipt`.
-`Delivery` holds the four together, with a bounded number of requests in flight.
+Data goes one way through four roles: a `Line` is rendered by its `Destination` (`LogDNA` here),
+packed into a `Batch`, posted by a `Sender` (which retries and splits), and comes back as a
+`Receipt`. `Delivery` holds the four together, with a bounded number of requests in flight.
 
 Delivery is at least once: a connection that dies after the service took a batch is
 indistinguishable from one that died before, so that batch is sent again.
@@ -11,41 +11,57 @@ indistinguishable from one that died before, so that batch is sent again.
 from __future__ import annotations
 
 import enum
-import gzip
-import json
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import ClassVar, NamedTuple
 
+import orjson
 import requests
 import tenacity
-from requests.adapters import HTTPAdapter
+from isal import igzip
+
+import wire
 
 log = logging.getLogger("flowlog.delivery")
 
 HOSTNAME = "flowlogjob"
 APP = "FLCE"
 
-REQUEST_LIMIT_BYTES = 10_000_000
-"""Largest request body, before compression (Mezmo docs, "Send Log Lines": 10 MB)."""
+BATCH_BYTES = 2_000_000
+"""Size at which a request is closed, uncompressed: large enough that its cost per line vanishes,
+small enough that several can be in flight in the memory of the smallest instance."""
 
-LINE_LIMIT_BYTES = 16 * 1024
-"""The service cuts a longer line (LogDNA ingestion API: 16 KB)."""
+MILLISECONDS_PER_HOUR = 60 * 60 * 1000
+
+
+class Line(NamedTuple):
+    """One flow as a log line: compact JSON in UTF-8, and the flow's own time in UTC milliseconds.
+
+    `time` is None where the flow names none that can be read.
+    """
+
+    text: bytes
+    time: int | None = None
+    rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One log line: `text` as it is to be read, `timestamp` in UTC milliseconds."""
+class Source:
+    """Where the lines of one object come from; empty where the object doesn't say."""
 
-    text: str
-    timestamp: int
-    level: str = "INFO"
+    vpc_id: str = ""
+    interface_id: str = ""
 
 
 # --- what an answer means ------------------------------------------------------------------------
@@ -124,37 +140,103 @@ class _TryAgain(Exception):
         self.after = after
 
 
-# --- batches -------------------------------------------------------------------------------------
+# --- destinations --------------------------------------------------------------------------------
+
+
+class LongLine(enum.Enum):
+    """What the service does with a line that is over its limit."""
+
+    CUT = "cut"
+    DROPPED = "dropped"
+
+
+class Destination(ABC):
+    """A log service: where it is, and how its requests differ from those of others."""
+
+    name: ClassVar[str]
+    endpoint_setting: ClassVar[str]
+    key_setting: ClassVar[str]
+    prefix: ClassVar[bytes]
+    suffix: ClassVar[bytes]
+    """What stands around the elements of a request; commas stand between them."""
+    request_limit_bytes: ClassVar[int]
+    line_limit_bytes: ClassVar[int]
+    long_line: ClassVar[LongLine]
+    oldest_hours: ClassVar[float] = 24
+    newest_hours: ClassVar[float] = 24
+    """A line whose time is further away from now bears the time of sending."""
+
+    @abstractmethod
+    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
+        """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
+
+    @abstractmethod
+    def encode(self, body: bytes) -> bytes:
+        """The body of a request as it goes over the wire."""
+
+    @abstractmethod
+    def post(
+        self, session: requests.Session, body: bytes, timeout: tuple[float, float]
+    ) -> requests.Response:
+        """Post one encoded body. Raises what `requests` raises, and DeliveryError."""
+
+    def renewed(self, rejected: requests.Response) -> bool:
+        """Whether the rejected credentials had expired, and the next request bears new ones."""
+        return False
+
+    def timestamp(self, line: Line, now: int) -> int:
+        """The line's time, or `now` where the service would not take it; UTC milliseconds."""
+        if line.time is None:
+            return now
+        age = now - line.time
+        usable = (
+            -self.newest_hours * MILLISECONDS_PER_HOUR
+            <= age
+            <= self.oldest_hours * MILLISECONDS_PER_HOUR
+        )
+        return line.time if usable else now
 
 
 @dataclass(frozen=True, slots=True)
-class LogDNA:
-    """The service: where it is, with which key, and what its requests look like.
+class LogDNA(Destination):
+    """The LogDNA ingestion API (Mezmo docs, "Send Log Lines").
 
     `url` is the base URL without a path; `/logs/ingest` is added.
     """
 
     url: str
     key: str = field(repr=False)
-    max_request_bytes: int = 4_000_000
-    """Size at which a request is closed, uncompressed; under REQUEST_LIMIT_BYTES."""
 
     name = "the log service"
     endpoint_setting = "LOGDNA_ENDPOINT or LOGDNA_REGION"
     key_setting = "LOGDNA_INGESTION_KEY"
-    prefix, separator, suffix = b'{"lines":[', b",", b"]}"
+    prefix, suffix = b'{"lines":[', b"]}"
+    request_limit_bytes = 10_000_000
+    line_limit_bytes = 16 * 1024
+    long_line = LongLine.CUT
 
-    def element(self, line: Line) -> bytes:
-        """The line as one element of a request's list."""
-        return (
-            f'{{"line":{_json_string(line.text)},"timestamp":{line.timestamp},'
-            f'"level":"{line.level}","app":"{APP}","hostname":"{HOSTNAME}"}}'
-        ).encode()
+    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
+        """Makes lines into elements of a request. `now` in UTC milliseconds."""
+
+        def render(line: Line) -> bytes:
+            return b'{"line":%b,"timestamp":%d,"level":"%b","app":"FLCE","hostname":"%b"}' % (
+                orjson.dumps(line.text.decode()),
+                self.timestamp(line, now),
+                b"WARN" if line.rejected else b"INFO",
+                HOSTNAME.encode(),
+            )
+
+        return render
+
+    def encode(self, body: bytes) -> bytes:
+        """The body of a request as it goes over the wire: compressed."""
+        # Level 1: flow logs are so repetitive that a higher one costs more time than it saves.
+        return igzip.compress(body, compresslevel=1, mtime=0)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one gzip-compressed request body."""
+        """Post one encoded body."""
         return session.post(
             f"{self.url}/logs/ingest",
             params={"hostname": HOSTNAME, "now": str(int(time.time() * 1000))},
@@ -167,66 +249,100 @@ class LogDNA:
         )
 
 
-_json_string = json.JSONEncoder(ensure_ascii=False).encode
+# --- batches -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rendered lines in order, each with the number of the object that owns it."""
+    """Rendered lines in order, and the number of the object that owns each.
 
+    `content` is the elements with commas between them. Line i ends before `ends[i]` and begins
+    behind the comma at `ends[i - 1]`. `owners[i]` owns the lines from `firsts[i]` on.
+    """
+
+    content: bytes | bytearray
+    ends: array[int]
     owners: tuple[int, ...]
-    elements: tuple[bytes, ...]
+    firsts: tuple[int, ...]
 
-    def body(self, destination: LogDNA) -> bytes:
-        """The request body, uncompressed."""
-        return destination.prefix + destination.separator.join(self.elements) + destination.suffix
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def body(self, destination: Destination) -> bytes:
+        """The request body, not encoded yet."""
+        return b"".join((destination.prefix, self.content, destination.suffix))
+
+    def counts(self) -> Counter[int]:
+        """Lines by owner."""
+        counts: Counter[int] = Counter()
+        for owner, first, end in zip(
+            self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True
+        ):
+            counts[owner] += end - first
+        return counts
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches that together are this one, in the same order."""
-        middle = len(self.owners) // 2
+        middle = len(self) // 2
+        cut = self.ends[middle - 1]
+        run = bisect_right(self.firsts, middle - 1)
+        other = bisect_right(self.firsts, middle)
         return (
-            Batch(self.owners[:middle], self.elements[:middle]),
-            Batch(self.owners[middle:], self.elements[middle:]),
+            Batch(self.content[:cut], self.ends[:middle], self.owners[:run], self.firsts[:run]),
+            Batch(
+                self.content[cut + 1 :],
+                array("I", (end - cut - 1 for end in self.ends[middle:])),
+                self.owners[other - 1 :],
+                (0, *(first - middle for first in self.firsts[other:])),
+            ),
         )
 
 
 class Packer:
-    """Packs rendered lines into batches of at most `destination.max_request_bytes`."""
+    """Packs rendered lines into batches of at most `limit` bytes."""
 
-    def __init__(self, destination: LogDNA) -> None:
+    def __init__(self, destination: Destination, limit: int) -> None:
         self._destination = destination
-        self._empty = len(destination.prefix) + len(destination.suffix)
+        self._around = len(destination.prefix) + len(destination.suffix)
+        self._limit = min(limit, destination.request_limit_bytes) - self._around
         self._clear()
 
     def _clear(self) -> None:
+        # One buffer instead of thousands of small objects: their memory would cost more time than
+        # their making.
+        self._content = bytearray()
+        self._ends = array("I")
         self._owners: list[int] = []
-        self._elements: list[bytes] = []
-        self._size = self._empty
+        self._firsts: list[int] = []
 
     def add(self, owner: int, element: bytes) -> Batch | None:
         """Add one rendered line; the batch that had no more room for it, if there was one.
 
         Raises LineTooLong for a line that is over the service's limit for a whole request.
         """
-        size = len(element) + len(self._destination.separator)
-        if self._empty + size > REQUEST_LIMIT_BYTES:
-            raise LineTooLong(
-                f"a line of {len(element)} bytes does not fit into one request"
-                f" of at most {REQUEST_LIMIT_BYTES} bytes"
-            )
         full = None
-        if self._elements and self._size + size > self._destination.max_request_bytes:
+        if len(self._content) + 1 + len(element) > self._limit:
+            limit = self._destination.request_limit_bytes
+            if self._around + len(element) > limit:
+                raise LineTooLong(
+                    f"a line of {len(element)} bytes does not fit into one request"
+                    f" of at most {limit} bytes"
+                )
             full = self.take()
-        self._owners.append(owner)
-        self._elements.append(element)
-        self._size += size
+        if self._ends:
+            self._content += b","
+        if not self._owners or self._owners[-1] != owner:
+            self._owners.append(owner)
+            self._firsts.append(len(self._ends))
+        self._content += element
+        self._ends.append(len(self._content))
         return full
 
     def take(self) -> Batch | None:
         """The batch as far as it got, or None if nothing is in it."""
-        if not self._elements:
+        if not self._ends:
             return None
-        batch = Batch(tuple(self._owners), tuple(self._elements))
+        batch = Batch(self._content, self._ends, tuple(self._owners), tuple(self._firsts))
         self._clear()
         return batch
 
@@ -269,15 +385,58 @@ class RetryPolicy:
 
     Between tries the wait is random up to `first_wait`, doubled each time, at most `longest_wait`
     seconds ("full jitter"); a `Retry-After` takes its place. One that would lead past `seconds`
-    ends the tries at once.
+    ends the tries at once. A single exchange has `answer_seconds`, however slowly bytes come.
     """
 
     tries: int = 10
     seconds: float = 180.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
-    connect_timeout: float = 10.0
-    read_timeout: float = 60.0
+    connect_seconds: float = 10.0
+    answer_seconds: float = 60.0
+
+
+class Window:
+    """How many requests may be on the wire at once.
+
+    Halved when the service is overloaded, once for all requests that were on the wire by then; one
+    more for every windowful of good answers (additive increase, multiplicative decrease: RFC 5681,
+    3.1).
+    """
+
+    def __init__(self, most: int) -> None:
+        self.size = float(most)
+        self._most = most
+        self._open = 0
+        self._halvings = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def slot(self) -> Iterator[int]:
+        """A place on the wire, as soon as there is one; what `overloaded` wants to know."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open < int(self.size))
+            self._open += 1
+            halvings = self._halvings
+        try:
+            yield halvings
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def good(self) -> None:
+        """A request was answered well."""
+        with self._changed:
+            self.size = min(self._most, self.size + 1 / self.size)
+            self._changed.notify_all()
+
+    def overloaded(self, halvings: int) -> None:
+        """A request was answered with 429 or 503."""
+        with self._changed:
+            if halvings == self._halvings:
+                self._halvings += 1
+                self.size = max(1.0, self.size / 2)
 
 
 class Sender:
@@ -285,19 +444,19 @@ class Sender:
 
     def __init__(
         self,
-        destination: LogDNA,
+        destination: Destination,
         policy: RetryPolicy,
         hurry: threading.Event,
         connections: int,
     ) -> None:
         """`hurry`, once set, ends every wait between tries and permits no further try."""
         self.traffic = Traffic()
+        self.fatal: DeliveryError | None = None
+        self.window = Window(connections)
         self._destination = destination
         self._policy = policy
         self._hurry = hurry
-        self._session = requests.Session()
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
+        self._session = wire.session(connections)
         self._backoff = tenacity.wait_random_exponential(
             multiplier=policy.first_wait, max=policy.longest_wait
         )
@@ -307,6 +466,9 @@ class Sender:
         try:
             answer = self._post_with_retries(batch)
         except (KeyRejected, ServiceUnavailable) as error:
+            # Nothing else will work, so what waits for its turn need not try.
+            self.fatal = self.fatal or error
+            self._hurry.set()
             return Receipt(Counter(), dict.fromkeys(batch.owners, str(error)), error)
         except BatchRefused as error:
             return Receipt(Counter(), dict.fromkeys(batch.owners, str(error)))
@@ -317,11 +479,10 @@ class Sender:
                 first.failed | second.failed,
                 first.fatal or second.fatal,
             )
-        return Receipt(Counter(batch.owners))
+        return Receipt(batch.counts())
 
     def _post_with_retries(self, batch: Batch) -> Verdict:
-        # Level 1: flow logs are so repetitive that a higher one costs far more time than it saves.
-        body = gzip.compress(batch.body(self._destination), compresslevel=1, mtime=0)
+        body = self._destination.encode(batch.body(self._destination))
         policy = self._policy
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_TryAgain),
@@ -339,7 +500,7 @@ class Sender:
             for attempt in retrying:
                 with attempt:
                     number = attempt.retry_state.attempt_number
-                    return self._post_once(body, len(batch.owners), first=number == 1)
+                    return self._post_once(body, len(batch), first=number == 1)
         except _TryAgain as error:
             raise ServiceUnavailable(
                 f"{self._destination.name} did not take the lines: {error};"
@@ -365,24 +526,20 @@ class Sender:
 
     def _post_once(self, body: bytes, lines: int, *, first: bool) -> Verdict:
         """One request. Returns DELIVERED or SPLIT, raises for everything else."""
-        self.traffic.count(len(body), first)
-        timeout = (self._policy.connect_timeout, self._policy.read_timeout)
-        try:
-            response = self._destination.post(self._session, body, timeout)
-        except _BROKEN_CONNECTION as error:
-            raise _TryAgain(_connection_problem(error)) from None
-        except requests.RequestException as error:
-            raise BatchRefused(
-                f"the request could not be made ({type(error).__name__});"
-                f" look at {self._destination.endpoint_setting}"
-            ) from None
+        with self.window.slot() as halvings:
+            response = self._exchange(body, first=first)
         status = response.status_code
         match verdict(status):
             case Verdict.DELIVERED:
+                self.window.good()
                 return Verdict.DELIVERED
             case Verdict.RETRY:
+                if status in (429, 503):
+                    self.window.overloaded(halvings)
                 after = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
                 raise _TryAgain(f"it answered {status}", after)
+            case Verdict.KEY_REJECTED if self._destination.renewed(response):
+                raise _TryAgain("its token had expired", after=0)
             case Verdict.KEY_REJECTED:
                 raise KeyRejected(
                     f"{self._destination.name} rejected the key ({status});"
@@ -394,6 +551,25 @@ class Sender:
             f"{self._destination.name} refused the lines ({status});"
             f" if it refuses all of them, look at {self._destination.endpoint_setting}"
         )
+
+    def _exchange(self, body: bytes, *, first: bool) -> requests.Response:
+        """Post, and read the answer. Raises DeliveryError or _TryAgain where there is none."""
+        if self.fatal:
+            raise self.fatal
+        self.traffic.count(len(body), first)
+        timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
+        try:
+            with wire.time_limit(sum(timeout)):
+                return self._destination.post(self._session, body, timeout)
+        except wire.TooSlow:
+            raise _TryAgain("it gave no whole answer in time") from None
+        except _BROKEN_CONNECTION as error:
+            raise _TryAgain(_connection_problem(error)) from None
+        except requests.RequestException as error:
+            raise BatchRefused(
+                f"the request could not be made ({type(error).__name__});"
+                f" look at {self._destination.endpoint_setting}"
+            ) from None
 
 
 _BROKEN_CONNECTION = (
@@ -412,6 +588,16 @@ def _connection_problem(error: requests.RequestException) -> str:
     return "it could not be reached, or the connection broke"
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `Delivery.add` took: how many lines, how many the service will cut, and what it won't
+    take at all: the reason, where there is such a line."""
+
+    lines: int = 0
+    cut: int = 0
+    refused: str | None = None
+
+
 class Delivery:
     """Lines in, receipts out, with at most `concurrency` requests in flight.
 
@@ -419,16 +605,16 @@ class Delivery:
     again and what is in flight has `GRACE_SECONDS` left to be answered.
     """
 
-    CONCURRENCY = 2
     GRACE_SECONDS = 10.0
     _POLL_SECONDS = 0.1
 
     def __init__(
         self,
-        destination: LogDNA,
+        destination: Destination,
         *,
         policy: RetryPolicy | None = None,
-        concurrency: int = CONCURRENCY,
+        concurrency: int = 1,
+        batch_bytes: int = BATCH_BYTES,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fatal: DeliveryError | None = None
@@ -437,7 +623,7 @@ class Delivery:
         self._stopping = stopping
         self._deadline: float | None = None
         self._hurry = threading.Event()
-        self._packer = Packer(destination)
+        self._packer = Packer(destination, batch_bytes)
         self._sender = Sender(destination, policy or RetryPolicy(), self._hurry, concurrency)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sender")
         self._in_flight: dict[Future[Receipt], Batch] = {}
@@ -448,14 +634,29 @@ class Delivery:
         """What went over the wire so far."""
         return self._sender.traffic
 
-    def add(self, owner: int, line: Line) -> None:
-        """Take one line of object `owner`; waits while all requests are in flight.
-
-        Raises LineTooLong for a line that no request can hold.
-        """
-        full = self._packer.add(owner, self._destination.element(line))
-        if full:
-            self._submit(full)
+    def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
+        """Take the lines of object `owner`; waits while all requests are in flight."""
+        destination = self._destination
+        render = destination.renderer(source, int(time.time() * 1000))
+        count = long = 0
+        refused = None
+        for line in lines:
+            count += 1
+            if len(line.text) > destination.line_limit_bytes:
+                long += 1
+                if destination.long_line is LongLine.DROPPED:
+                    continue
+            try:
+                full = self._packer.add(owner, render(line))
+            except LineTooLong as error:
+                refused = str(error)
+                continue
+            if full:
+                self._submit(full)
+        if long and destination.long_line is LongLine.DROPPED:
+            limit = destination.line_limit_bytes
+            return Added(count, 0, f"{long} lines are over the service's limit of {limit} bytes")
+        return Added(count, long, refused)
 
     def send(self) -> None:
         """Send what is in hand without waiting for a full batch."""
@@ -498,9 +699,7 @@ class Delivery:
             del self._in_flight[future]
             receipt = future.result()
             self._receipts.append(receipt)
-            if receipt.fatal and not self.fatal:
-                self.fatal = receipt.fatal
-                self._hurry.set()
+            self.fatal = self.fatal or receipt.fatal
         if self._deadline is not None and time.monotonic() > self._deadline:
             self._give_up()
 

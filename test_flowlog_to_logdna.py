@@ -14,12 +14,13 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import flowlog
 import lib
-from logdna_synchronous import Delivery, Line, Receipt
+from listing import ObjectRef
+from logdna_synchronous import Added, Delivery, Line, Receipt, Source
 
 
 class Unusable(Exception):
@@ -29,10 +30,14 @@ class Unusable(Exception):
 class DryRun(Delivery):
     """Prints each line instead of sending it."""
 
-    def add(self, owner: int, line: Line) -> None:
-        """Print the line and acknowledge it."""
-        print(line.text)
-        self._receipts.append(Receipt(Counter([owner])))
+    def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
+        """Print the lines and acknowledge them."""
+        count = 0
+        for line in lines:
+            print(line.text.decode())
+            count += 1
+        self._receipts.append(Receipt(Counter({owner: count})))
+        return Added(count)
 
 
 def read_ini(path: Path) -> dict[str, str]:
@@ -59,10 +64,10 @@ def reachable_from_desk(endpoint: str) -> str:
 
 def newest_key(settings: flowlog.Settings) -> str | None:
     """A flow log's key: the newest one on the first page of the listing."""
-    store = lib.Store(lib.create_client(settings.endpoint, settings.credentials), settings.bucket)
+    store = lib.Store(settings.endpoint, settings.credentials, settings.bucket)
     scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
     page = next(store.pages(settings.prefix), [])
-    return max((ref for ref in page if scope.holds(ref.key)), default=lib.ObjectRef(0, "")).key
+    return max((ref for ref in page if scope.holds(ref.key)), default=ObjectRef(0, "")).key
 
 
 def as_event(environ: Mapping[str, str], key: str) -> dict[str, str]:

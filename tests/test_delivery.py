@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from logdna_synchronous import (
-    REQUEST_LIMIT_BYTES,
+    Batch,
     Delivery,
     KeyRejected,
     Line,
@@ -23,7 +25,9 @@ from logdna_synchronous import (
     Receipt,
     RetryPolicy,
     ServiceUnavailable,
+    Source,
     Verdict,
+    Window,
     retry_after_seconds,
     verdict,
 )
@@ -44,13 +48,23 @@ def service() -> Iterator[Ingestion]:
 def delivery(
     service: Ingestion, policy: RetryPolicy = QUICK, batch: int = 1_000, concurrency: int = 1
 ) -> Delivery:
-    return Delivery(LogDNA(service.url, KEY, batch), policy=policy, concurrency=concurrency)
+    return Delivery(
+        LogDNA(service.url, KEY), policy=policy, concurrency=concurrency, batch_bytes=batch
+    )
+
+
+def line(owner: int, size: int = 100) -> Line:
+    return Line(f"{owner} ".ljust(size, "x").encode())
+
+
+def add(delivery: Delivery, owner: int, size: int = 100) -> None:
+    delivery.add(owner, [line(owner, size)], Source())
 
 
 def send(delivery: Delivery, owners: int = 10, size: int = 100) -> Receipt:
     """One line for each owner; all receipts in one."""
     for owner in range(owners):
-        delivery.add(owner, Line(f"{owner} ".ljust(size, "x"), 1))
+        add(delivery, owner, size)
     accepted, failed, fatal = Counter[int](), dict[int, str](), None
     for receipt in delivery.flush():
         accepted += receipt.accepted
@@ -109,42 +123,129 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 
 
 def test_a_batch_is_closed_before_it_is_too_large() -> None:
-    destination = LogDNA("http://x", KEY, 1_000)
-    packer = Packer(destination)
+    destination = LogDNA("http://x", KEY)
+    packer = Packer(destination, 1_000)
     batches = []
     for owner in range(50):
-        if full := packer.add(owner, b"x" * (90 + owner)):
+        if full := packer.add(owner // 2, b"x" * (90 + owner)):
             batches.append(full)
     rest = packer.take()
     assert rest
     batches.append(rest)
-    assert [owner for batch in batches for owner in batch.owners] == list(range(50))
+    assert sum((batch.counts() for batch in batches), Counter()) == Counter(
+        owner // 2 for owner in range(50)
+    )
     sizes = [len(batch.body(destination)) for batch in batches]
     assert max(sizes) <= 1_000
     assert min(sizes[:-1]) > 800
     assert packer.take() is None
 
 
+def owned_lines(batch: Batch) -> list[tuple[int, bytes]]:
+    """Owner and text of each line."""
+    owners = [owner for owner, count in batch.counts().items() for _ in range(count)]
+    texts = bytes(batch.content).split(b",")
+    assert [len(b",".join(texts[: i + 1])) for i in range(len(texts))] == list(batch.ends)
+    return list(zip(owners, texts, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=4)), min_size=2, max_size=20))
+def test_halves_are_the_whole(lines: list[tuple[int, bytes]]) -> None:
+    packer = Packer(LogDNA("http://x", KEY), 1_000)
+    lines = sorted((owner, text.replace(b",", b".") + b"!") for owner, text in lines)
+    for owner, text in lines:
+        assert packer.add(owner, text) is None
+    batch = packer.take()
+    assert batch
+    assert owned_lines(batch) == lines
+    first, second = batch.halves()
+    assert abs(len(first) - len(second)) <= 1
+    assert owned_lines(first) + owned_lines(second) == lines
+
+
 def test_a_line_that_no_request_can_hold() -> None:
-    packer = Packer(LogDNA("http://x", KEY))
+    destination = LogDNA("http://x", KEY)
+    packer = Packer(destination, 1_000)
     with pytest.raises(LineTooLong):
-        packer.add(0, b"x" * REQUEST_LIMIT_BYTES)
+        packer.add(0, b"x" * destination.request_limit_bytes)
     assert packer.take() is None
     # Larger than a batch should be, but not than a request may be: it goes alone.
     packer.add(1, b"x")
-    assert packer.add(2, b"x" * (REQUEST_LIMIT_BYTES - 20))
+    assert packer.add(2, b"x" * (destination.request_limit_bytes - 20))
+    alone = packer.take()
+    assert alone
+    assert alone.counts() == {2: 1}
+
+
+def test_a_line_that_no_request_can_hold_is_named_and_the_others_go(service: Ingestion) -> None:
+    with Ingestion(KEY) as roomy:
+        sender = delivery(roomy)
+        added = sender.add(3, [line(3), line(3, 10_000_000), line(3)], Source())
+        assert added.lines == 3
+        assert added.refused and "does not fit" in added.refused
+        assert sum((receipt.accepted for receipt in sender.flush()), Counter()) == {3: 2}
+        sender.close()
 
 
 @pytest.mark.parametrize("text", ['a"b\\c\n\x00\x1f', "é日本\U0001f600", "\u2028</script>", ""])
 def test_an_element_is_json_that_gives_the_text_back(text: str) -> None:
-    element = json.loads(LogDNA("http://x", KEY).element(Line(text, 5, "WARN")))
-    assert element == {
+    render = LogDNA("http://x", KEY).renderer(Source(), 7)
+    assert json.loads(render(Line(text.encode(), 5, rejected=True))) == {
         "line": text,
         "timestamp": 5,
         "level": "WARN",
         "app": "FLCE",
         "hostname": "flowlogjob",
     }
+
+
+# --- how many at once ----------------------------------------------------------------------------
+
+
+def test_the_window_halves_once_for_all_that_were_under_way() -> None:
+    window = Window(8)
+    with window.slot() as one, window.slot() as other:
+        window.overloaded(one)
+        window.overloaded(other)
+        assert window.size == 4
+    with window.slot() as later:
+        window.overloaded(later)
+    assert window.size == 2
+    for _ in range(5):
+        with window.slot() as again:
+            window.overloaded(again)
+    assert window.size == 1, "one is always permitted"
+
+
+def test_the_window_grows_by_one_for_every_windowful() -> None:
+    window = Window(3)
+    with window.slot() as under_way:
+        window.overloaded(under_way)
+    assert int(window.size) == 1
+    window.good()
+    assert int(window.size) == 2
+    for _ in range(100):
+        window.good()
+    assert window.size == 3
+
+
+def test_an_overloaded_service_gets_fewer_requests_at_once_and_then_more() -> None:
+    """It takes two at once; what comes on top of that is answered with 429."""
+    most: list[int] = []
+    with Ingestion(KEY) as busy:
+
+        def rule(request: HTTPRequest) -> Answer | None:
+            with busy.lock:
+                most.append(busy.in_flight)
+                return Answer(429, {"Retry-After": "0"}) if busy.in_flight > 2 else None
+
+        busy.script.rule(rule)
+        sender = delivery(busy, RetryPolicy(tries=200, seconds=60), concurrency=8)
+        receipt = send(sender, 400)
+        assert receipt == Receipt(Counter(range(400)))
+        assert owners_received(busy) == Counter(range(400))
+        half = len(most) // 2
+        assert sum(most[half:]) / len(most[half:]) < 4, "it was given fewer at once"
 
 
 def test_the_destination_does_not_show_its_key() -> None:
@@ -251,7 +352,7 @@ def test_too_large_is_split_down_to_single_lines(service: Ingestion) -> None:
     """The service takes 2,000 bytes; half of the lines are larger than that on their own."""
     sender = delivery(service, batch=100_000)
     for owner in range(16):
-        sender.add(owner, Line(f"{owner} ".ljust(2_500 if owner % 2 else 300, "x"), 1))
+        add(sender, owner, 2_500 if owner % 2 else 300)
     (receipt,) = sender.flush()
     assert receipt.accepted == Counter(range(0, 16, 2)) == owners_received(service)
     assert receipt.failed.keys() == set(range(1, 16, 2))
@@ -276,7 +377,7 @@ def test_stopping_ends_the_waiting_between_tries(service: Ingestion) -> None:
     service.script.always(Answer(503, {"Retry-After": "1000"}))
     slow = RetryPolicy(tries=5, seconds=3_000)
     sender = Delivery(LogDNA(service.url, KEY), policy=slow, stopping=lambda: stopping)
-    sender.add(0, Line("0 x", 1))
+    add(sender, 0)
     sender.send()
     service.wait_for_requests(1)
     stopping = True
@@ -294,7 +395,7 @@ def test_an_answer_that_never_comes_is_given_up_when_stopping(
     monkeypatch.setattr(Delivery, "GRACE_SECONDS", 0.05)
     service.script.always(Silence())
     sender = Delivery(LogDNA(service.url, KEY), stopping=lambda: True)
-    sender.add(0, Line("0 x", 1))
+    add(sender, 0)
     (receipt,) = sender.flush()
     assert receipt.failed.keys() == {0}
     assert sender.fatal is not None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from logdna_synchronous import Delivery
+import flowlog
+import lib
 from standins.faults import Answer
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
@@ -196,7 +197,7 @@ def test_many_requests_share_few_connections(place: Place) -> None:
     assert place.run().code == 0
     assert place.received() == expected
     assert len(place.ingestion.requests) > 4
-    assert place.ingestion.connections <= Delivery.CONCURRENCY
+    assert place.ingestion.connections <= lib.CONCURRENCY // flowlog.READS_PER_REQUEST
     assert all(len(gzip.decompress(r.body)) < 10_000_000 for r in place.ingestion.requests)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-import lib
 from decoder import FlowLog, Unreadable, decode, unpack
-from lib import Shard, lines, timestamp
+from lib import Shard, lines, milliseconds, source_of
+from listing import ObjectRef
+from logdna_synchronous import Line, LogDNA, Source
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real-2020-06-04.gz"
 NOW = 1_795_500_000_000
@@ -23,8 +24,14 @@ def packed(document: object) -> bytes:
     return gzip.compress(json.dumps(document).encode())
 
 
-def texts(document: object, key: str = "k", now: int = NOW) -> list[str]:
-    return [line.text for line in lines(decode(packed(document)), key, now)]
+def texts(document: object, key: str = "k") -> list[str]:
+    return [line.text.decode() for line in lines(decode(packed(document)), key)]
+
+
+def sent(flow_log: FlowLog, now: int = NOW) -> list[dict[str, Any]]:
+    """The lines as the log service gets them."""
+    render = LogDNA("http://x", "key").renderer(source_of(flow_log), now)
+    return [json.loads(render(line)) for line in lines(flow_log, "k")]
 
 
 # --- what a line says ----------------------------------------------------------------------------
@@ -46,6 +53,29 @@ def test_an_object_without_entries_gives_no_line() -> None:
     assert texts({"a": 1, "flow_logs": []}) == []
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**40, 2**53 + 1, 1.5, -0.0, 1])
+def test_numbers_stay_what_they_are(number: float) -> None:
+    (text,) = texts({"flow_logs": [{"a": number}]})
+    assert text == f'{{"a":{number},"_app":"FLCE","key":"k"}}'
+
+
+def test_what_orjson_refuses_is_written_all_the_same() -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    assert json.loads(texts({"flow_logs": [{"a": deep}]})[0])["a"] == deep
+
+
+@pytest.mark.parametrize("depth", [*range(240, 270), *range(300, 1000, 5)])
+def test_what_can_be_read_can_be_written_or_is_refused(depth: int) -> None:
+    content = b'{"flow_logs":[{"a":' + b"[" * depth + b"]" * depth + b"}]}"
+    try:
+        (line,) = lines(decode(content), "k")
+        assert line.text.count(b"[") == depth
+    except Unreadable as error:
+        assert "bad JSON" in str(error)
+
+
 def test_a_lone_surrogate_stays_an_escape() -> None:
     assert texts({"flow_logs": [{"a": "\ud800é"}]}) == [
         '{"a":"\\ud800\\u00e9","_app":"FLCE","key":"k"}'
@@ -58,14 +88,15 @@ def test_the_real_object() -> None:
     entries = document.pop("flow_logs")
     del document["number_of_flow_logs"]
     flow_log = decode(REAL.read_bytes())
-    got = list(lines(flow_log, "k", NOW))
-    assert [line.text for line in got] == [
+    got = sent(flow_log)
+    assert [line["line"] for line in got] == [
         json.dumps({**document, **entry, "_app": "FLCE", "key": "k"}, separators=(",", ":"))
         for entry in entries
     ]
     assert len(got) == 2, "number_of_flow_logs says 1"
-    assert [line.timestamp for line in got] == [NOW, NOW], "it is years old"
-    assert [line.level for line in got] == ["INFO", "INFO"]
+    assert [line["timestamp"] for line in got] == [NOW, NOW], "it is years old"
+    assert [line["level"] for line in got] == ["INFO", "INFO"]
+    assert source_of(flow_log).interface_id == document["network_interface_id"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +105,7 @@ def test_the_real_object() -> None:
 )
 def test_level(action: object, level: str) -> None:
     flow_log = decode(packed({"action": "rejected", "flow_logs": [{"action": action}, {}]}))
-    assert [line.level for line in lines(flow_log, "k", NOW)] == [level, "INFO"]
+    assert [line["level"] for line in sent(flow_log)] == [level, "INFO"]
 
 
 @pytest.mark.parametrize(
@@ -98,14 +129,30 @@ def test_which_time_a_line_bears(
     entry: dict[str, str], fields: dict[str, str], expected: int
 ) -> None:
     flow_log = decode(packed({**fields, "flow_logs": [entry]}))
-    assert [line.timestamp for line in lines(flow_log, "k", NOW)] == [expected]
+    assert [line["timestamp"] for line in sent(flow_log)] == [expected]
 
 
 @pytest.mark.parametrize(
     "text", ["soon", "2026-13-01T00:00:00Z", None, 7, ["x"], {}, True, "0001-01-01T00:00:00+23:00"]
 )
 def test_an_unusable_time_is_now(text: object) -> None:
-    assert timestamp(text, NOW) == NOW
+    assert LogDNA("http://x", "key").timestamp(Line(b"", milliseconds(text)), NOW) == NOW
+
+
+@pytest.mark.parametrize(
+    ("fields", "source"),
+    [
+        (
+            {"vpc_crn": "crn:v1:bluemix:public:is:us-south:a/1::vpc:r006-8a", "x": 1},
+            Source("r006-8a", ""),
+        ),
+        ({"vpc_crn": "r006", "network_interface_id": "0717"}, Source("r006", "0717")),
+        ({"vpc_crn": 7, "network_interface_id": None}, Source()),
+        ({}, Source()),
+    ],
+)
+def test_where_flows_come_from(fields: dict[str, Any], source: Source) -> None:
+    assert source_of(FlowLog(fields, [])) == source
 
 
 # --- which objects are refused -------------------------------------------------------------------
@@ -183,7 +230,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 def test_objects_sort_oldest_first_then_by_key() -> None:
-    refs = [lib.ObjectRef(2, "a", 1), lib.ObjectRef(1, "c", 9), lib.ObjectRef(1, "b", 5)]
+    refs = [ObjectRef(2, "a", 1), ObjectRef(1, "c", 9), ObjectRef(1, "b", 5)]
     assert [ref.key for ref in sorted(refs)] == ["b", "c", "a"]
 
 

@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 import catchup
 import lib
 import state
+from listing import ObjectRef
 from state import LEASE_SECONDS, SETTLING_SECONDS, PreconditionFailed, Snapshot
 from tests.lockstep import Run
 
@@ -106,11 +107,11 @@ class Bucket:
         self._world = world
         self._run = run
 
-    def pages(self, prefix: str) -> Iterator[list[lib.ObjectRef]]:
+    def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         after = ""
         while True:
             page = self._run.request(lambda after=after: self._page(after))
-            yield [lib.ObjectRef(*upload.place) for upload in page]
+            yield [ObjectRef(*upload.place) for upload in page]
             if len(page) < 2:
                 return
             after = page[-1].key
@@ -118,8 +119,8 @@ class Bucket:
     def _page(self, after: str) -> list[Upload]:
         return [upload for upload in self._world.visible() if upload.key > after][:2]
 
-    def stat(self, key: str) -> lib.ObjectRef:
-        return self._run.request(lambda: lib.ObjectRef(*self._world.uploads[key].place))
+    def stat(self, key: str) -> ObjectRef:
+        return self._run.request(lambda: ObjectRef(*self._world.uploads[key].place))
 
     def get_state(self, key: str) -> Snapshot | None:
         def read() -> Snapshot | None:
@@ -174,7 +175,7 @@ class ModelJob(lib.Job):
         self._own_pushes: set[str] = set()
         self._floor: list[Any] | None = None
 
-    def push(self, refs: Sequence[lib.ObjectRef], follow: Any = None) -> bool:
+    def push(self, refs: Sequence[ObjectRef], follow: Any = None) -> bool:
         waiting: list[lib.Settled] = []
         because = None
         if follow:
@@ -190,7 +191,7 @@ class ModelJob(lib.Job):
                 break
         return (self._settle_all(waiting, follow) or because) is None
 
-    def _deliver(self, ref: lib.ObjectRef, by_event: bool) -> lib.Settled:
+    def _deliver(self, ref: ObjectRef, by_event: bool) -> lib.Settled:
         if self._world.refuse_next_push:
             self._world.refuse_next_push = False
             return lib.Settled(ref, 1, "no answer", permanent=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import lib
+from listing import ObjectRef
 from state import (
     LEASE_SECONDS,
     SETTLING_SECONDS,
@@ -68,8 +68,8 @@ def test_remembered_wants_what_is_not_newer_but_not_itself() -> None:
     memory = Remembered(100, "m")
     wanted = [(99, "z"), (100, "a"), (100, "z")]
     others = [(100, "m"), (101, "a")]
-    assert all(memory.wants(lib.ObjectRef(*place)) for place in wanted)
-    assert not any(memory.wants(lib.ObjectRef(*place)) for place in others)
+    assert all(memory.wants(ObjectRef(*place)) for place in wanted)
+    assert not any(memory.wants(ObjectRef(*place)) for place in others)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_remembered_wants_what_is_not_newer_but_not_itself() -> None:
      ((99, "z"), False)],
 )  # fmt: skip
 def test_remembered_is_older(place: tuple[int, str], older: bool) -> None:
-    assert Remembered(100, "m").older_than(lib.ObjectRef(*place)) is older
+    assert Remembered(100, "m").older_than(ObjectRef(*place)) is older
 
 
 @pytest.mark.parametrize(
