@@ -10,7 +10,7 @@ COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 
 COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py \
-    fetch.py wire.py ./
+    fetch.py wire.py cloud_logs.py ./
 
 # A run for one event is mostly start-up, so it must not compile anything.
 RUN python -m compileall -q .

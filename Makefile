@@ -17,7 +17,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py fetch.py \
-		wire.py test_flowlog_to_logdna.py
+		wire.py cloud_logs.py test_flowlog_to_logdna.py
 
 unit: $(READY)
 	$(PY) -m pytest

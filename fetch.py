@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote, urlencode
 
+import requests
 import urllib3
 from ibm_botocore.auth import S3SigV4Auth
 from ibm_botocore.awsrequest import AWSRequest
 from ibm_botocore.credentials import Credentials, DefaultTokenManager, TokenManager
+from ibm_botocore.exceptions import CredentialRetrievalError
 
 import wire
 
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 60.0
-"""For each wait for more bytes."""
 
-EXCHANGE_SECONDS = 300.0
-"""For one whole GET."""
+EXCHANGE_FACTOR = 5
+"""One whole GET may take so many times as long as the wait for more bytes."""
 
 _ASK_SECONDS = 0.5
 """How long a token is used before its manager is asked again."""
@@ -55,6 +55,10 @@ class Answer:
         return found[1].decode() if found else ""
 
 
+class TokenError(Exception):
+    """IAM gives no token; the text says which setting to look at."""
+
+
 class Tokens(TokenManager):  # type: ignore[misc]
     """IAM bearer tokens of the SDK's token manager, which renews them before they expire."""
 
@@ -66,14 +70,28 @@ class Tokens(TokenManager):  # type: ignore[misc]
         self._token, self._asked = "", -math.inf
 
     def get_token(self) -> str:
-        """A valid token. Raises what the SDK and `requests` raise where IAM gives none."""
+        """A valid token. Raises TokenError."""
         # While one thread fetches the first token, the SDK hands None to the others after 5 s.
         with self._lock:
             # Its look at the clock takes longer than the rest of the making of a request.
             if time.monotonic() - self._asked > _ASK_SECONDS:
-                self._token = str(self._manager.get_token())
+                self._token = self._ask()
                 self._asked = time.monotonic()
             return self._token
+
+    def _ask(self) -> str:
+        try:
+            return str(self._manager.get_token())
+        except CredentialRetrievalError as error:
+            if "HttpCode(4" in str(error):
+                raise TokenError(
+                    "IAM refused the API key; look at APIKEY and IAM_ENDPOINT"
+                ) from None
+            raise TokenError("IAM gave no token; look at IAM_ENDPOINT and its status") from None
+        except (requests.RequestException, ValueError, KeyError) as error:
+            # The SDK lets out as they are the errors of `requests`, and those of reading what came.
+            what = f"IAM can't be reached or understood ({type(error).__name__})"
+            raise TokenError(f"{what}; look at IAM_ENDPOINT") from None
 
     def set_from_config(self, config: object) -> None:
         """The SDK's client offers its proxies; `requests` finds its own in the environment."""
@@ -82,7 +100,7 @@ class Tokens(TokenManager):  # type: ignore[misc]
         """Whether there is, or can be, another token than the one that was refused."""
         with self._lock:
             self._asked = -math.inf
-            if self._manager.get_token() != refused:
+            if self._ask() != refused:
                 return True
             if time.monotonic() - self._renewed < RENEWAL_SECONDS:
                 return False
@@ -144,13 +162,21 @@ class Fetcher:
     """GETs objects of one bucket; safe to use from `connections` threads."""
 
     def __init__(
-        self, endpoint: str, bucket: str, authorization: Authorization, connections: int
+        self,
+        endpoint: str,
+        bucket: str,
+        authorization: Authorization,
+        connections: int,
+        answer_seconds: float,
     ) -> None:
         self._url = f"{endpoint}/{bucket}/"
         self._path = urllib3.util.parse_url(self._url).path or "/"
         self._authorization = authorization
         self._pool, self._before = wire.pool(endpoint, connections)
-        self._timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+        self._timeout = urllib3.Timeout(
+            connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds
+        )
+        self._exchange_seconds = EXCHANGE_FACTOR * answer_seconds
 
     def get(self, key: str, limit: int, query: Mapping[str, str] | None = None) -> Answer:
         """GET one object; without its content if that has more than `limit` bytes.
@@ -168,7 +194,7 @@ class Fetcher:
         return answer
 
     def _get(self, target: str, headers: Mapping[str, str], limit: int) -> Answer:
-        with wire.time_limit(EXCHANGE_SECONDS):
+        with wire.time_limit(self._exchange_seconds):
             response = self._pool.urlopen(
                 "GET",
                 self._before + self._path + target,
@@ -184,8 +210,9 @@ class Fetcher:
                 response.close()
                 content = b""
             else:
-                # One more byte than may be, so that an answer without a length shows as too large.
-                content = response.read(limit + 1)
+                # Read to its end, an answer that is shorter than it says raises. One without a
+                # length is read a byte further than it may be long.
+                content = response.read(None if size else limit + 1)
                 response.release_conn()
         return Answer(response.status, response.headers, max(size, len(content)), content)
 

@@ -6,6 +6,7 @@ This is the one place that knows the environment; contract, sections 2, 3 and 6.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import lib
+from cloud_logs import CloudLogs
 from logdna_synchronous import Delivery, Destination, LogDNA, RetryPolicy
 from state import StateError
 
@@ -30,6 +32,10 @@ IAM_URL = "https://iam.cloud.ibm.com"
 REGION_URL = "https://logs.{region}.logging.cloud.ibm.com"
 CE_DATA_LIMIT_BYTES = 64 * 1024
 """A key has at most 1,024 bytes; an event that is longer than this was not made by Code Engine."""
+
+APPLICATION = "vpc-flow-logs"
+MOST_RETRY_SECONDS = 1200
+"""Lines that wait longer could become too old for the log service."""
 
 MOST_CONCURRENCY = 256
 READS_PER_REQUEST = 4
@@ -179,15 +185,16 @@ def _parse_number(text: str) -> int:
 
 
 def _parse_retry(text: str) -> RetryPolicy:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text):
-        raise ValueError("is not a number of seconds")
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text) or float(text) > MOST_RETRY_SECONDS:
+        raise ValueError(f"is not a number of seconds up to {MOST_RETRY_SECONDS}")
     seconds, usual = float(text), RetryPolicy()
-    # Where a request is tried for a short time only, a single answer can't take longer.
+    # A single try must leave time for others.
+    one_try = max(1.0, seconds / 3)
     return replace(
         usual,
         seconds=seconds,
-        connect_seconds=min(usual.connect_seconds, max(1.0, seconds)),
-        answer_seconds=min(usual.answer_seconds, max(1.0, seconds)),
+        connect_seconds=min(usual.connect_seconds, one_try),
+        answer_seconds=min(usual.answer_seconds, one_try),
     )
 
 
@@ -205,6 +212,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     env.required("COS_BUCKET")
     endpoint = env.url("COS_ENDPOINT")
     env.required("COS_ENDPOINT")
+    iam_url = env.url("IAM_ENDPOINT", IAM_URL)
     mode = env.parsed("FLOWLOG_MODE", _parse_mode, "simple")
     state_key = env.parsed("KEY_FIRST_LOGGED", _parse_key, "first_logged")
     prefix = env.parsed("FLOWLOG_PREFIX", _parse_key, "ibm_vpc_flowlogs_")
@@ -217,8 +225,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     settings = Settings(
         bucket=bucket,
         endpoint=endpoint,
-        credentials=_credentials(env),
-        destination=_destination(env),
+        credentials=_credentials(env, iam_url),
+        destination=_destination(env, iam_url),
         retry=retry,
         concurrency=concurrency,
         mode=mode,
@@ -234,8 +242,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
-def _credentials(env: _Environment) -> lib.HMAC | lib.IAM:
-    iam_url = env.url("IAM_ENDPOINT", IAM_URL)
+def _credentials(env: _Environment, iam_url: str) -> lib.HMAC | lib.IAM:
     if env.text("COS_HMAC_ACCESS_KEY_ID") or env.text("COS_HMAC_SECRET_ACCESS_KEY"):
         pair = ": the HMAC credentials are a pair"
         return lib.HMAC(
@@ -245,12 +252,51 @@ def _credentials(env: _Environment) -> lib.HMAC | lib.IAM:
     return lib.IAM(env.secret("APIKEY"), env.secret("COS_CRN"), iam_url)
 
 
-def _destination(env: _Environment) -> LogDNA:
+def _destination(env: _Environment, iam_url: str) -> Destination:
+    """The log service that LOG_DESTINATION names."""
+    default: _Reader = _logdna
+    return env.parsed("LOG_DESTINATION", _parse_destination, default)(env, iam_url)
+
+
+def _logdna(env: _Environment, iam_url: str) -> LogDNA:
     by_region = env.parsed("LOGDNA_REGION", _parse_region, "")
     url = env.url("LOGDNA_ENDPOINT", by_region)
     if not env.text("LOGDNA_ENDPOINT") and not env.text("LOGDNA_REGION"):
         env.faults.append("LOGDNA_ENDPOINT is not set, nor is LOGDNA_REGION: one of them must be")
     return LogDNA(url, env.secret("LOGDNA_INGESTION_KEY"))
+
+
+def _cloud_logs(env: _Environment, iam_url: str) -> CloudLogs:
+    url = env.url("CLOUD_LOGS_ENDPOINT")
+    env.required("CLOUD_LOGS_ENDPOINT")
+    key = env.secret("APIKEY")
+    return CloudLogs(
+        url,
+        functools.partial(lib.tokens_for, key, iam_url),
+        env.parsed("CLOUD_LOGS_APPLICATION", _parse_label, APPLICATION),
+        env.parsed("CLOUD_LOGS_SUBSYSTEM", _parse_label, ""),
+    )
+
+
+_Reader = Callable[[_Environment, str], Destination]
+
+DESTINATIONS: Mapping[str, _Reader] = {
+    "logdna": _logdna,
+    "cloud-logs": _cloud_logs,
+}
+"""By the value of LOG_DESTINATION."""
+
+
+def _parse_destination(text: str) -> _Reader:
+    if text not in DESTINATIONS:
+        raise ValueError(f"must be one of: {', '.join(DESTINATIONS)}")
+    return DESTINATIONS[text]
+
+
+def _parse_label(text: str) -> str:
+    if len(text) > 100 or not text.isprintable():
+        raise ValueError("is not a name of at most 100 printable characters")
+    return text
 
 
 def _shard(env: _Environment, mode: str) -> lib.Shard:
@@ -487,7 +533,11 @@ def _run_mode(
     broken = False
     try:
         store = lib.Store(
-            settings.endpoint, settings.credentials, settings.bucket, settings.concurrency
+            settings.endpoint,
+            settings.credentials,
+            settings.bucket,
+            settings.concurrency,
+            settings.retry.answer_seconds,
         )
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:

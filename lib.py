@@ -50,7 +50,7 @@ from state import (
 from wire import TooSlow
 
 if TYPE_CHECKING:
-    from fetch import Answer, Authorization
+    from fetch import Answer, Authorization, Tokens
 
 log = logging.getLogger("flowlog.lib")
 
@@ -180,8 +180,6 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
     from ibm_botocore.config import Config
     from ibm_botocore.session import Session
 
-    from fetch import tokens
-
     # Nothing but what the environment of the contract says: no profile or config file of some
     # other tool that happens to live on the machine.
     unset = (None, None, None, None)
@@ -200,7 +198,7 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
     if isinstance(credentials, IAM):
         keys = {
             "ibm_service_instance_id": credentials.instance_crn,
-            "token_manager": tokens(credentials.api_key, credentials.url),
+            "token_manager": tokens_for(credentials.api_key, credentials.url),
         }
     else:
         keys = {
@@ -210,12 +208,19 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
     return session.create_client("s3", endpoint_url=endpoint, config=config, **keys)
 
 
+def tokens_for(api_key: str, iam_url: str) -> Tokens:
+    """The IAM tokens of an API key, the same ones for every use of it."""
+    from fetch import tokens
+
+    return tokens(api_key, iam_url)
+
+
 def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
     """What shows the store that objects may be read."""
-    from fetch import Bearer, Signature, tokens
+    from fetch import Bearer, Signature
 
     if isinstance(credentials, IAM):
-        return Bearer(tokens(credentials.api_key, credentials.url))
+        return Bearer(tokens_for(credentials.api_key, credentials.url))
     return Signature(
         credentials.access_key_id, credentials.secret_access_key, signing_region(endpoint)
     )
@@ -227,9 +232,10 @@ def explained(bucket: str, key: str | None = None) -> Iterator[None]:
 
     `key` where one object is meant.
     """
-    import requests
     from ibm_botocore import exceptions as sdk
     from urllib3 import exceptions as http
+
+    from fetch import TokenError
 
     try:
         yield
@@ -237,10 +243,8 @@ def explained(bucket: str, key: str | None = None) -> Iterator[None]:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         code = str(error.response.get("Error", {}).get("Code", ""))
         raise explain_answer(status, code, bucket, key) from None
-    except sdk.CredentialRetrievalError as error:
-        if "HttpCode(4" in str(error):
-            raise StoreError("IAM refused the API key; look at APIKEY and IAM_ENDPOINT") from None
-        raise StoreError("IAM gave no token; look at IAM_ENDPOINT and its status") from None
+    except TokenError as error:
+        raise StoreError(str(error)) from None
     except (
         sdk.EndpointConnectionError,
         sdk.ConnectTimeoutError,
@@ -257,10 +261,6 @@ def explained(bucket: str, key: str | None = None) -> Iterator[None]:
     except (sdk.BotoCoreError, http.HTTPError, TooSlow) as error:
         what = f"the object store gave no whole answer ({type(error).__name__})"
         raise ReadInterrupted(what) if key else StoreUnavailable(what) from None
-    except requests.RequestException as error:
-        # The SDK asks IAM through `requests` and lets its errors out as they are.
-        what = f"IAM can't be reached ({type(error).__name__}); look at IAM_ENDPOINT"
-        raise StoreError(what) from None
 
 
 def explain_answer(
@@ -305,7 +305,8 @@ _retried = tenacity.retry(
 class Store:
     """One bucket. Errors come out as StoreError (nothing works) or ObjectError.
 
-    Objects are read by at most `concurrency` threads at the same time.
+    Objects are read by at most `concurrency` threads at the same time; the store may let them wait
+    for `answer_seconds`.
     """
 
     def __init__(
@@ -314,13 +315,16 @@ class Store:
         credentials: HMAC | IAM,
         bucket: str,
         concurrency: int = CONCURRENCY,
+        answer_seconds: float = 60.0,
     ) -> None:
         from fetch import Fetcher
 
         self.bucket = bucket
         self.concurrency = concurrency
         self._access = (endpoint, credentials)
-        self._fetcher = Fetcher(endpoint, bucket, authorization(*self._access), concurrency)
+        self._fetcher = Fetcher(
+            endpoint, bucket, authorization(*self._access), concurrency, answer_seconds
+        )
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
 

@@ -117,7 +117,7 @@ class DeliveryError(Exception):
 
 
 class KeyRejected(DeliveryError):
-    """401 or 403: nothing else will work with this key."""
+    """401, 403, or no token at all: nothing else will work with this key."""
 
 
 class ServiceUnavailable(DeliveryError):
@@ -559,7 +559,7 @@ class Sender:
         self.traffic.count(len(body), first)
         timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
         try:
-            with wire.time_limit(sum(timeout)):
+            with wire.time_limit(self._policy.answer_seconds):
                 return self._destination.post(self._session, body, timeout)
         except wire.TooSlow:
             raise _TryAgain("it gave no whole answer in time") from None

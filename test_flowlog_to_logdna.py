@@ -121,9 +121,8 @@ def prepare(arguments: argparse.Namespace) -> dict[str, str]:
     if arguments.dry_run:
         # STATE must not claim that something was delivered.
         environ["FLOWLOG_MODE"] = "simple"
-        if not (environ.get("LOGDNA_ENDPOINT") or environ.get("LOGDNA_REGION")):
-            environ["LOGDNA_ENDPOINT"] = "dry-run.invalid"
-        environ["LOGDNA_INGESTION_KEY"] = environ.get("LOGDNA_INGESTION_KEY") or "dry-run"
+        environ |= {"LOG_DESTINATION": "logdna", "LOGDNA_ENDPOINT": "dry-run.invalid"}
+        environ["LOGDNA_INGESTION_KEY"] = "dry-run"
     if arguments.all:
         return environ
     key = arguments.key

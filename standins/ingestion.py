@@ -27,24 +27,26 @@ class Refused(Exception):
         self.status = status
 
 
-class Ingestion(Server):
-    """`POST /logs/ingest`; `received` holds the lines it accepted, in order.
+class LogService(Server):
+    """Base of the log services; `received` holds the lines one accepted, in order.
 
     `body_limit` in bytes, uncompressed.
     """
 
-    def __init__(self, key: str, body_limit: int = BODY_LIMIT_BYTES) -> None:
+    text_field: str
+    accepted: Answer
+
+    def __init__(self, body_limit: int) -> None:
         super().__init__()
         self.received: list[dict[str, Any]] = []
         self.refusals: list[str] = []
-        self._key = key
         self._body_limit = body_limit
 
     @property
     def texts(self) -> list[str]:
-        """The text of each accepted line."""
+        """The text of each accepted line, compact."""
         with self.lock:
-            return [line["line"] for line in self.received]
+            return [compact(line[self.text_field]) for line in self.received]
 
     def answer(self, request: HTTPRequest) -> Answer:
         """Accept the lines, or say why not."""
@@ -56,9 +58,39 @@ class Ingestion(Server):
             return Answer(refused.status, body=json.dumps({"error": str(refused)}).encode())
         with self.lock:
             self.received += lines
-        return Answer(
-            200, {"Content-Type": "application/json"}, b'{"status":"ok","batchID":"stand-in"}'
-        )
+        return self.accepted
+
+    def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
+        """The lines of a request. Raises Refused."""
+        raise NotImplementedError
+
+    def _check_size(self, body: bytes) -> bytes:
+        if len(body) > self._body_limit:
+            raise Refused(413, f"{len(body)} bytes are too many")
+        return body
+
+
+def compact(text: object) -> str:
+    """Text as it is, an object as compact JSON."""
+    if isinstance(text, str):
+        return text
+    plain = json.dumps(text, separators=(",", ":"), ensure_ascii=False)
+    # A lone surrogate has no UTF-8.
+    lone = any("\ud800" <= character <= "\udfff" for character in plain)
+    return json.dumps(text, separators=(",", ":")) if lone else plain
+
+
+class Ingestion(LogService):
+    """`POST /logs/ingest` of LogDNA."""
+
+    text_field = "line"
+    accepted = Answer(
+        200, {"Content-Type": "application/json"}, b'{"status":"ok","batchID":"stand-in"}'
+    )
+
+    def __init__(self, key: str, body_limit: int = BODY_LIMIT_BYTES) -> None:
+        super().__init__(body_limit)
+        self._key = key
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
         parts = urlsplit(request.target)
@@ -91,16 +123,11 @@ class Ingestion(Server):
             body = gzip.decompress(request.body) if encoding == "gzip" else request.body
         except (OSError, EOFError, zlib.error):
             raise Refused(400, "bad gzip") from None
-        if len(body) > self._body_limit:
-            raise Refused(413, f"{len(body)} bytes are too many")
-        return body
+        return self._check_size(body)
 
 
 def _parse(body: bytes) -> list[dict[str, Any]]:
-    try:
-        document = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise Refused(400, "the body is not JSON in UTF-8") from None
+    document = read_json(body)
     lines = document.get("lines") if isinstance(document, dict) else None
     if not isinstance(lines, list) or not lines:
         raise Refused(400, "there is no list of lines")
@@ -111,3 +138,11 @@ def _parse(body: bytes) -> list[dict[str, Any]]:
             if name not in FIELDS or type(value) is not FIELDS[name]:
                 raise Refused(400, f"a line has a wrong field: {name}")
     return lines
+
+
+def read_json(body: bytes) -> Any:
+    """A request's body. Raises Refused."""
+    try:
+        return json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise Refused(400, "the body is not JSON in UTF-8") from None

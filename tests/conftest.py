@@ -13,3 +13,10 @@ from tests.harness import Place, services
 def place() -> Iterator[Place]:
     with services() as fresh:
         yield fresh
+
+
+@pytest.fixture(params=["logdna", "cloud-logs"])
+def either(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """The same with each of the destinations."""
+    with services(request.param) as fresh:
+        yield fresh

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from standins.cloud_logs import CloudLogs
 from standins.flowlogs import FlowLogObject, expected_lines
 from standins.iam import IAM
-from standins.ingestion import Ingestion
+from standins.ingestion import Ingestion, LogService
 from standins.store import Store
 
 PROJECT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ class Place:
 
     iam: IAM
     store: Store
-    ingestion: Ingestion
+    ingestion: LogService
     environ: dict[str, str]
 
     def start(self, **settings: str) -> subprocess.Popen[str]:
@@ -112,24 +113,36 @@ def event(key: object, **fields: object) -> str:
     )
 
 
-@contextmanager
-def services(**ingestion: int) -> Iterator[Place]:
-    """Fresh stand-ins with an empty bucket, the bearer-token way."""
-    with (
-        IAM(SECRETS["APIKEY"]) as iam,
-        Store(iam) as store,
-        Ingestion(SECRETS["LOGDNA_INGESTION_KEY"], **ingestion) as sink,
-    ):
-        store.create_bucket(BUCKET)
-        environ = {
-            "PATH": os.environ.get("PATH", ""),
-            "COS_BUCKET": BUCKET,
-            "COS_ENDPOINT": store.url,
-            "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/1:2::",
-            "APIKEY": SECRETS["APIKEY"],
-            "IAM_ENDPOINT": iam.url,
-            "LOGDNA_ENDPOINT": sink.url,
-            "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
-            "LOG": "INFO",
+def log_service(destination: str, iam: IAM, **limits: int) -> tuple[LogService, dict[str, str]]:
+    """A stand-in of the destination, and the settings that lead to it."""
+    if destination == "cloud-logs":
+        cloud_logs = CloudLogs(iam, **limits)
+        return cloud_logs, {
+            "LOG_DESTINATION": "cloud-logs",
+            "CLOUD_LOGS_ENDPOINT": cloud_logs.url,
         }
-        yield Place(iam, store, sink, environ)
+    logdna = Ingestion(SECRETS["LOGDNA_INGESTION_KEY"], **limits)
+    return logdna, {
+        "LOGDNA_ENDPOINT": logdna.url,
+        "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
+    }
+
+
+@contextmanager
+def services(destination: str = "logdna", **limits: int) -> Iterator[Place]:
+    """Fresh stand-ins with an empty bucket, the bearer-token way."""
+    with IAM(SECRETS["APIKEY"]) as iam, Store(iam) as store:
+        service, settings = log_service(destination, iam, **limits)
+        with service as sink:
+            store.create_bucket(BUCKET)
+            environ = {
+                "PATH": os.environ.get("PATH", ""),
+                "COS_BUCKET": BUCKET,
+                "COS_ENDPOINT": store.url,
+                "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/1:2::",
+                "APIKEY": SECRETS["APIKEY"],
+                "IAM_ENDPOINT": iam.url,
+                "LOG": "INFO",
+                **settings,
+            }
+            yield Place(iam, store, sink, environ)

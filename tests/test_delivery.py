@@ -229,23 +229,27 @@ def test_the_window_grows_by_one_for_every_windowful() -> None:
     assert window.size == 3
 
 
-def test_an_overloaded_service_gets_fewer_requests_at_once_and_then_more() -> None:
-    """It takes two at once; what comes on top of that is answered with 429."""
-    most: list[int] = []
-    with Ingestion(KEY) as busy:
+@pytest.mark.parametrize(("status", "size"), [(429, 4), (503, 4), (500, 8)])
+def test_an_overloaded_service_gets_fewer_requests_at_once(
+    service: Ingestion, status: int, size: int
+) -> None:
+    sizes = []
+    sender = delivery(service, concurrency=8)
+    service.script.next([Answer(status, {"Retry-After": "0"})])
+    service.script.rule(lambda _: sizes.append(sender._sender.window.size))
+    send(sender, 2)
+    assert sizes[0] == size
 
-        def rule(request: HTTPRequest) -> Answer | None:
-            with busy.lock:
-                most.append(busy.in_flight)
-                return Answer(429, {"Retry-After": "0"}) if busy.in_flight > 2 else None
 
-        busy.script.rule(rule)
-        sender = delivery(busy, RetryPolicy(tries=200, seconds=60), concurrency=8)
-        receipt = send(sender, 400)
-        assert receipt == Receipt(Counter(range(400)))
-        assert owners_received(busy) == Counter(range(400))
-        half = len(most) // 2
-        assert sum(most[half:]) / len(most[half:]) < 4, "it was given fewer at once"
+def test_no_more_requests_are_on_the_wire_than_the_window_says() -> None:
+    """Six batches, a window of two: the third is not sent before one of the first is answered."""
+    with Ingestion(KEY) as service:
+        sender = delivery(service, concurrency=6)
+        sender._sender.window.size = 2.0
+        service.script.rule(lambda _: service.wait_for_requests(2))
+        assert send(sender, 40) == Receipt(Counter(range(40)))
+        assert len(service.requests) >= 6
+        assert 2 <= service.most_in_flight <= 3, "it had begun to grow again at most"
 
 
 def test_the_destination_does_not_show_its_key() -> None:

@@ -1,0 +1,110 @@
+"""IBM Cloud Logs as a destination: how its requests differ from those of LogDNA.
+
+IBM Cloud docs, Cloud Logs, "Sending logs by using the API" and "Limits".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+import requests
+from requests.auth import AuthBase
+
+from logdna_synchronous import Destination, KeyRejected, Line, LongLine, Source
+
+if TYPE_CHECKING:
+    from fetch import Tokens
+
+INFO, WARNING = 3, 4
+
+UNKNOWN_SUBSYSTEM = "unknown"
+"""A subsystem is required; this one is for flows of an object that names no VPC."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudLogs(Destination):
+    """The ingestion API of an IBM Cloud Logs instance.
+
+    `url` is the instance's ingress URL without a path; `/logs/v1/singles` is added. `subsystem`
+    stands for the VPC's id where it is empty.
+    """
+
+    url: str
+    tokens: Callable[[], Tokens] = field(repr=False)
+    """Asked when the first request goes out: a run that sends nothing needs no token."""
+    application: str
+    subsystem: str = ""
+
+    name = "IBM Cloud Logs"
+    endpoint_setting = "CLOUD_LOGS_ENDPOINT"
+    key_setting = "APIKEY, which needs the role Sender on this instance"
+    prefix, suffix = b"[", b"]"
+    # The API's page says 2 MB, the page of limits 10 MiB.
+    request_limit_bytes = 2_000_000
+    # 32 KB, of which this is for the text; the rest of the element takes the remainder.
+    line_limit_bytes = 31_000
+    long_line = LongLine.DROPPED
+    # What is older than 24 hours is not accepted at all, so there is a margin for retries.
+    oldest_hours = 23.5
+    newest_hours = 4 - 1 / 60
+
+    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
+        """Makes lines into elements of a request. `now` in UTC milliseconds."""
+        subsystem = self.subsystem or source.vpc_id or UNKNOWN_SUBSYSTEM
+        always = {"applicationName": self.application, "subsystemName": subsystem}
+        if source.interface_id:
+            always["computerName"] = source.interface_id
+        # The object alone is what varies, so the rest is written once.
+        head = orjson.dumps(always)[:-1]
+
+        def render(line: Line) -> bytes:
+            return b'%b,"severity":%d,"timestamp":%d,"text":%b}' % (
+                head,
+                WARNING if line.rejected else INFO,
+                self.timestamp(line, now),
+                line.text,
+            )
+
+        return render
+
+    def encode(self, body: bytes) -> bytes:
+        """The body as it is: whether the service takes compressed ones is not documented."""
+        return body
+
+    def post(
+        self, session: requests.Session, body: bytes, timeout: tuple[float, float]
+    ) -> requests.Response:
+        """Post one body with a valid token. Raises KeyRejected where there is none."""
+        from fetch import TokenError
+
+        try:
+            token = self.tokens().get_token()
+        except TokenError as error:
+            raise KeyRejected(str(error)) from None
+        return session.post(
+            f"{self.url}/logs/v1/singles",
+            data=body,
+            headers={"Content-Type": "application/json"},
+            # As `auth`, since a mere header gives way to what ~/.netrc says of this host.
+            auth=_Bearer(token),
+            timeout=timeout,
+            # A redirect would carry the token to a host nobody named.
+            allow_redirects=False,
+        )
+
+    def renewed(self, rejected: requests.Response) -> bool:
+        """Whether the rejected token had expired, and the next request bears a new one."""
+        header = rejected.request.headers["Authorization"]
+        return self.tokens().renew(str(header).removeprefix("Bearer "))
+
+
+class _Bearer(AuthBase):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
