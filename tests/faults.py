@@ -1,0 +1,412 @@
+"""The fault lab: what goes wrong, one row each, and what a run makes of it.
+
+`python -m tests.faults` prints the table of the README.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
+from standins.flowlogs import FlowLogObject, flow_log_objects
+from standins.http import HTTPRequest
+from standins.store import SLOW_DOWN, S3Request, s3_error
+from tests.harness import BUCKET, PREFIX, Place
+
+ALL, NONE = "all", "none"
+BATCH = "one request"
+"""A connection that dies after the service took a request is the one source of repeated lines."""
+
+DESTINATIONS = ("logdna", "cloud-logs")
+PATIENCE = {"FLOWLOG_RETRY_SECONDS": "3"}
+"""A single answer may then take a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One fault. `arrange` sets it up and returns further settings.
+
+    `failed` numbers the objects that are named as not delivered, or is ALL or NONE.
+    """
+
+    fault: str
+    arrange: Callable[[Place, Sequence[FlowLogObject]], dict[str, str] | None]
+    says: str
+    code: int = 0
+    failed: str | tuple[int, ...] = NONE
+    skipped: tuple[int, ...] = ()
+    repeated: str = NONE
+    rows: int = 5
+    destinations: tuple[str, ...] = DESTINATIONS
+    limits: tuple[tuple[str, int], ...] = ()
+
+    def named(self, objects: Sequence[FlowLogObject]) -> set[str]:
+        """The keys that are named as not delivered."""
+        if self.failed == ALL:
+            return {item.key for item in objects}
+        if self.failed == NONE:
+            return set()
+        return {objects[int(number)].key for number in self.failed}
+
+
+MANY_ROWS = 900
+"""So many rows take more than one request of 2 MB for every two objects."""
+
+
+# --- the log service -----------------------------------------------------------------------------
+
+
+def answers(*faults: Fault | None) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """The next requests to the log service are answered so."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+        place.ingestion.script.next(faults)
+        return PATIENCE
+
+    return arrange
+
+
+def always(fault: Fault, after: int = 0) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Every request to the log service is answered so, but for the first ones."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
+        place.ingestion.script.next([None] * after)
+        place.ingestion.script.always(fault)
+
+    return arrange
+
+
+def impatient(
+    arrange: Callable[[Place, Sequence[FlowLogObject]], None],
+) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """The same, and the job gives up soon."""
+
+    def both(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
+        arrange(place, objects)
+        return {"FLOWLOG_RETRY_SECONDS": "0.5"}
+
+    return both
+
+
+def past_date(place: Place, _: Sequence[FlowLogObject]) -> None:
+    at = format_datetime(datetime.now(UTC) - timedelta(seconds=5), usegmt=True)
+    place.ingestion.script.next([Answer(429, {"Retry-After": at})])
+
+
+def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The request that holds a line of the second object alone is refused."""
+
+    def rule(request: HTTPRequest) -> Fault | None:
+        body = request.body
+        if request.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        return Answer(400) if objects[1].key.encode() in body else None
+
+    place.ingestion.script.rule(rule)
+
+
+def revoked(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The token of the first request has expired when it arrives."""
+
+    def rule(_: HTTPRequest) -> Fault | None:
+        if len(place.ingestion.requests) == 1:
+            place.iam.revoke_all()
+        return None
+
+    place.ingestion.script.rule(rule)
+
+
+LOG_SERVICE = [
+    Row("429 with `Retry-After` in seconds", answers(Answer(429, {"Retry-After": "0"})), "429"),
+    Row("429 with `Retry-After` as a date", past_date, "429"),
+    *(
+        Row(f"{status} three times", answers(*[Answer(status, {"Retry-After": "0"})] * 3),
+            f"it answered {status}")
+        for status in (500, 502, 503, 504)
+    ),
+    Row("a reset before the answer", answers(Reset()), "the connection broke"),
+    Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=30)),
+        "the connection broke", repeated=BATCH),
+    Row("an answer that is lost on the way", answers(None, Reset(accept=True)),
+        "the connection broke", repeated=BATCH, rows=MANY_ROWS),
+    Row("an answer that never comes", answers(Silence()), "it gave no answer in time"),
+    Row("an answer that drips, byte by byte", answers(Drip(0.2)),
+        "it gave no whole answer in time", repeated=BATCH),
+    Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), "summary",
+        repeated="not received"),
+    Row("a redirect", always(Answer(307, {"Location": "http://localhost:9/"})),
+        "refused the lines (307)", 1, ALL),
+    Row("401 in the middle of a run", always(Answer(401), after=1), "rejected the key (401)", 1,
+        "some", rows=MANY_ROWS),
+    Row("a token that expires in the middle of a run", revoked, "its token had expired",
+        destinations=("cloud-logs",)),
+    Row("400 for one request", one_refused, "refused the lines (400)", 1, "some", rows=MANY_ROWS),
+    Row("413: requests are too large", lambda place, _: None, "summary",
+        limits=(("body_limit", 10_000),)),
+    Row("413: even a single line is too large", lambda place, _: None, "refused the lines (413)", 1,
+        ALL, limits=(("body_limit", 500),)),
+    Row("503 for good", impatient(always(Answer(503))), "it answered 503", 1, ALL),
+    Row("503 asking to wait for an hour", always(Answer(503, {"Retry-After": "3600"})),
+        "it answered 503", 1, ALL),
+    Row("no answer, ever", impatient(always(Silence())), "it gave no answer in time", 1, ALL),
+]  # fmt: skip
+
+
+# --- the object store ----------------------------------------------------------------------------
+
+
+def first_get(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """The first reads of the first object meet these faults."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
+        left = list(faults)
+
+        def rule(request: S3Request) -> Fault | None:
+            if (request.operation, request.key) == ("GET", objects[0].key) and left:
+                return left.pop(0)
+            return None
+
+        place.store.script.rule(rule)
+        return PATIENCE
+
+    return arrange
+
+
+def one_object(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Every read of the first object meets this fault."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        place.store.script.rule(
+            lambda request: (
+                fault if (request.operation, request.key) == ("GET", objects[0].key) else None
+            )
+        )
+
+    return arrange
+
+
+def listing(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """The first requests for the listing meet these faults."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
+        left = list(faults)
+        place.store.script.rule(
+            lambda request: left.pop(0) if request.operation == "LIST" and left else None
+        )
+
+    return arrange
+
+
+def wrong_etag(times: int) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """The first object comes with an ETag that isn't the checksum of what comes."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
+        answer = Answer(
+            200,
+            {"ETag": f'"{"0" * 32}"', "Last-Modified": "Tue, 24 Nov 2026 10:00:00 GMT"},
+            objects[0].body if times > 1 else objects[0].body[:-9] + b"corrupted",
+        )
+        return first_get(*[answer] * times)(place, objects)
+
+    return arrange
+
+
+def expired(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The token that did for the listing has expired when the first object is read."""
+    left = [True]
+
+    def rule(request: S3Request) -> Fault | None:
+        if request.operation == "GET" and left:
+            left.clear()
+            place.iam.revoke_all()
+        return None
+
+    place.store.script.rule(rule)
+
+
+def deleted(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The first object goes when the listing has been made."""
+
+    def rule(request: S3Request) -> Fault | None:
+        if request.operation == "GET":
+            place.store.delete(BUCKET, objects[0].key)
+        return None
+
+    place.store.script.rule(rule)
+
+
+def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The first object is written anew, with the same flows, when the listing has been made."""
+    content = gzip.compress(b" " + gzip.decompress(objects[0].body))
+
+    def rule(request: S3Request) -> Fault | None:
+        if request.operation == "GET":
+            place.store.put(BUCKET, objects[0].key, content)
+        return None
+
+    place.store.script.rule(rule)
+
+
+STORE = [
+    Row("503 SlowDown, twice", first_get(SLOW_DOWN, SLOW_DOWN), "summary"),
+    Row("503 SlowDown for one object, for good", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
+    Row("an answer that never comes", first_get(Silence()), "summary"),
+    Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary"),
+    Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
+        "summary"),
+    Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary"),
+    Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,)),
+    Row("a body that does not match its ETag", wrong_etag(1), "summary"),
+    Row("an ETag that is no checksum", wrong_etag(5), "ETags are no checksums here"),
+    Row("a token that expires in the middle of a run", expired, "summary"),
+    Row("403 on one object", one_object(s3_error(403, "AccessDenied")), "403 AccessDenied", 1,
+        (0,)),
+    Row("403 on the listing", listing(*[s3_error(403, "AccessDenied")] * 9), "403 AccessDenied", 1),
+    Row("an object deleted between listing and reading", deleted, "gone before it was read",
+        skipped=(0,)),
+    Row("an object replaced between listing and reading", replaced, "summary"),
+    Row("a page of the listing that fails once", listing(SLOW_DOWN), "summary"),
+    Row("a page of the listing that is cut short", listing(Cut(100)), "summary"),
+    Row("a listing that is no listing", listing(*[Answer(200, body=b"<html></html>")] * 9),
+        "look at COS_ENDPOINT", 1),
+]  # fmt: skip
+
+
+# --- hostile objects -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hostile:
+    """One object among good ones: the lines it gives, or why it is refused."""
+
+    what: str
+    make: Callable[[], bytes]
+    lines: tuple[str, ...] = ()
+    refused: str = ""
+
+
+KEY = PREFIX + "hostile"
+GOOD = b'{"a":1,"flow_logs":[{"b":2}]}'
+END = f'"_app":"FLCE","key":"{KEY}"}}'
+GOOD_LINE = f'{{"a":1,"b":2,{END}'
+
+
+def flows(entries: bytes) -> bytes:
+    return b'{"flow_logs":[' + entries + b"]}"
+
+
+def bomb() -> bytes:
+    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, again and again."""
+    packer = zlib.compressobj(9, wbits=31)
+    begin = packer.compress(b'{"flow_logs":[{}') + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(b" " * (10 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return begin + block * 1000
+
+
+def value(text: bytes) -> Callable[[], bytes]:
+    return lambda: flows(b'{"a":' + text + b"}")
+
+
+def plain(content: bytes) -> Callable[[], bytes]:
+    return lambda: content
+
+
+HOSTILE = [
+    Hostile("truncated gzip", lambda: gzip.compress(GOOD)[:-3], refused="bad gzip"),
+    Hostile("several gzip members", lambda: gzip.compress(GOOD[:9]) + gzip.compress(GOOD[9:]),
+            (GOOD_LINE,)),
+    Hostile("a gzip bomb: 1 MB that unpacks to 10 GB", bomb, refused="too large"),
+    Hostile("garbage behind the gzip", lambda: gzip.compress(GOOD) + b"garbage",
+            refused="bad gzip"),
+    Hostile("invalid UTF-8", value(b'"\xff"'), refused="bad JSON"),
+    Hostile("a UTF-8 BOM", plain(b"\xef\xbb\xbf" + GOOD), (GOOD_LINE,)),
+    Hostile("NaN", value(b"NaN"), refused="NaN is not JSON"),
+    Hostile("Infinity", value(b"-Infinity"), refused="-Infinity is not JSON"),
+    Hostile("10,000 levels of nesting", value(b"[" * 10_000 + b"]" * 10_000), refused="bad JSON"),
+    Hostile("an integer of 5,000 digits", value(b"9" * 5_000), refused="bad JSON"),
+    Hostile("an integer of 100 digits", value(b"9" * 100), (f'{{"a":{"9" * 100},{END}',)),
+    Hostile("duplicate fields", plain(flows(b'{"a":1,"a":2}')), (f'{{"a":2,{END}',)),
+    Hostile("`flow_logs` that is null", plain(b'{"flow_logs":null}'), refused="no list"),
+    Hostile("`flow_logs` that is a string", plain(b'{"flow_logs":"x"}'), refused="no list"),
+    Hostile("`flow_logs` that is an object", plain(b'{"flow_logs":{}}'), refused="no list"),
+    Hostile("`flow_logs` that holds a number", plain(flows(b"{},1")), refused="not an object"),
+    Hostile("an entry with fields `key` and `_app`", plain(flows(b'{"key":"x","_app":"y"}')),
+            (f'{{"key":"{KEY}","_app":"FLCE"}}',)),
+    Hostile("a lone surrogate", value(b'"\\ud800"'), (f'{{"a":"\\ud800",{END}',)),
+    Hostile("an entry over the limit on unpacked size", value(b'"' + b"x" * 65_000_000 + b'"'),
+            refused="too large"),
+    Hostile("a million entries", lambda: gzip.compress(flows(b",".join(
+        [b'{"a":"some text of a flow that makes this entry as large as a small one is"}']
+        * 1_000_000)), 1), refused="too large"),
+    Hostile("no entries", plain(b'{"flow_logs":[]}')),
+    Hostile("nothing at all", plain(b""), refused="bad JSON"),
+]  # fmt: skip
+
+
+# --- the README's table --------------------------------------------------------------------------
+
+
+OBJECTS = 4
+HEAD = ("fault", "flows", "received", "not delivered", "twice", "exit", "look for")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """What is in the bucket, what arrives, what doesn't (all of it named), what arrives twice."""
+    flows = row.rows * OBJECTS
+    missing = row.rows * len(row.failed) if isinstance(row.failed, tuple) else 0
+    missing += row.rows * len(row.skipped)
+    received, lost = f"{flows - missing:,}", f"{missing:,}" if missing else "0"
+    if row.failed == "some":
+        received, lost = "a part", "the rest"
+    elif row.failed == ALL or (row.code and row.failed == NONE):
+        received, lost = "0", f"{flows:,}"
+    twice = "one request" if row.repeated == BATCH else "0"
+    note = "" if len(row.destinations) > 1 else " (Cloud Logs)"
+    return (row.fault + note, f"{flows:,}", received, lost, twice, str(row.code), f"`{row.says}`")
+
+
+def _hostile_cells(row: Hostile) -> tuple[str, ...]:
+    """The object in question only; the good ones beside it always arrive."""
+    says = f"`{row.refused or 'summary'}`"
+    code = str(int(bool(row.refused)))
+    return (
+        row.what,
+        "-",
+        str(len(row.lines)),
+        "that object" if code == "1" else "0",
+        "0",
+        code,
+        says,
+    )
+
+
+def table() -> str:
+    """The table of the README, in Markdown."""
+    groups: Iterable[tuple[str, Iterable[tuple[str, ...]]]] = (
+        ("**the log service**", map(_cells, LOG_SERVICE)),
+        ("**the object store**", map(_cells, STORE)),
+        ("**hostile objects**", map(_hostile_cells, HOSTILE)),
+    )
+    lines = [HEAD, ("---",) * len(HEAD)]
+    for name, rows in groups:
+        lines += [(name, *[""] * (len(HEAD) - 1)), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def objects(rows: int, count: int = OBJECTS) -> list[FlowLogObject]:
+    """Objects for one row, oldest first."""
+    return list(flow_log_objects(count, rows))[::-1]
+
+
+def as_json(line: str) -> object:
+    return json.loads(line)
+
+
+if __name__ == "__main__":
+    print(table())

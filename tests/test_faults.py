@@ -1,0 +1,100 @@
+"""The fault lab, row by row, against both destinations; and what can befall the process itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from standins.faults import Answer
+from standins.flowlogs import FlowLogObject
+from standins.ingestion import Ingestion
+from tests.canary import assert_no_secret
+from tests.faults import BATCH, HOSTILE, KEY, LOG_SERVICE, NONE, STORE, Hostile, Row, objects, table
+from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, lines_of, services
+
+CASES = [
+    pytest.param(group, row, destination, id=f"{group}: {row.fault} ({destination})")
+    for group, rows in (("log", LOG_SERVICE), ("store", STORE))
+    for row in rows
+    for destination in row.destinations
+    if group == "log" or destination == "logdna"
+]
+
+
+def put_in_order(place: Place, items: list[FlowLogObject]) -> None:
+    begin = datetime(2026, 11, 24, 6, tzinfo=UTC)
+    for minute, item in enumerate(items):
+        place.store.put(BUCKET, item.key, item.body, begin + timedelta(minutes=minute))
+
+
+@pytest.mark.parametrize(("group", "row", "destination"), CASES)
+def test_a_fault(group: str, row: Row, destination: str) -> None:
+    with services(destination, **dict(row.limits)) as place:
+        items = objects(row.rows)
+        put_in_order(place, items)
+        settings = row.arrange(place, items) or {}
+        result = place.run(LOG="DEBUG", **settings)
+        assert result.code == row.code, result.log
+        assert row.says in result.log
+        assert "Traceback" not in result.log
+        assert_no_secret(place, result)
+        check_accounts(place, row, items, result)
+
+
+def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: Result) -> None:
+    """What arrived, and what the run says of it, against what was there."""
+    received = place.received()
+    failed = set(result.failed())
+    skipped = {items[number].key for number in row.skipped}
+    if row.failed == "some":
+        assert 0 < len(failed) < len(items)
+    elif row.code and row.failed == NONE:
+        assert not failed and not received, "nothing was begun"
+        return
+    else:
+        assert failed == row.named(items)
+    assert result.summary["failed_total"] == len(failed)
+    assert result.summary["skipped"] == len(skipped)
+    for item in items:
+        expected = lines_of(item)
+        if item.key in failed | skipped or row.repeated == "not received":
+            continue
+        assert expected - received == Counter(), "a line was lost in silence"
+    repeated = received - lines_of(*items)
+    assert received.keys() <= lines_of(*items).keys()
+    if row.repeated == BATCH:
+        assert repeated
+        assert max(repeated.values()) == 1
+        assert len(repeated) < received.total() or row.rows < 100
+        assert result.summary["retries"] == 1
+    else:
+        assert not repeated
+
+
+@pytest.mark.parametrize("row", HOSTILE, ids=lambda row: row.what)
+def test_a_hostile_object(either: Place, row: Hostile) -> None:
+    good = objects(3, 2)
+    put_in_order(either, good)
+    either.store.put(BUCKET, KEY, row.make())
+    result = either.run(LOG="DEBUG")
+    assert result.code == (1 if row.refused else 0), result.log
+    assert result.failed().keys() == ({KEY} if row.refused else set())
+    assert row.refused in result.failed().get(KEY, "")
+    assert either.received() == lines_of(*good) + Counter(row.lines)
+    assert_no_secret(either, result)
+
+
+def test_the_table_in_the_readme_is_this_one() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert table() in readme, "print it with: python -m tests.faults"
+
+
+def test_a_redirect_takes_no_secret_along(either: Place) -> None:
+    items = objects(2)
+    put_in_order(either, items)
+    with Ingestion(SECRETS["LOGDNA_INGESTION_KEY"]) as elsewhere:
+        either.ingestion.script.always(Answer(307, {"Location": f"{elsewhere.url}/logs/ingest"}))
+        assert either.run().code == 1
+        assert elsewhere.requests == []
