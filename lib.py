@@ -523,7 +523,7 @@ class Settled:
     error: str | None = None
     gone: bool = False
     permanent: bool = True
-    """Whether trying again would fail again: the object's fault, not the wire's."""
+    """Whether another run would fail again: the fault of the object, not of wire or rights."""
 
 
 @dataclass(slots=True)
@@ -579,7 +579,7 @@ class Ledger:
             if entry := self._objects.get(number):
                 entry.accepted += count
         for number, error in receipt.failed.items():
-            self.fail(number, error, permanent=receipt.fatal is None)
+            self.fail(number, error, permanent=receipt.permanent)
 
     def settled(self) -> Iterator[Settled]:
         """Take out the settled objects, as far as no older one is open before them."""
@@ -893,7 +893,7 @@ class Job:
         if isinstance(body, ObjectGone):
             self._say_gone(ref.key)
         elif isinstance(body, ObjectError):
-            ledger.fail(number, str(body), permanent=not isinstance(body, ReadInterrupted))
+            ledger.fail(number, str(body), permanent=isinstance(body, ObjectTooLarge))
         else:
             try:
                 self._add_lines(ledger, number, ref.key, decode(body.content))

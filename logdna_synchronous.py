@@ -90,6 +90,10 @@ def verdict(status: int) -> Verdict:
     return Verdict.REFUSED
 
 
+_FAULT_OF_THE_LINES = frozenset((400, 413, 422))
+"""Other refusals, such as 404 or a redirect, tell of a service that is not where it should be."""
+
+
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """Seconds to wait by a `Retry-After` header (RFC 9110, 10.2.3), or None where it says nothing.
 
@@ -125,7 +129,11 @@ class ServiceUnavailable(DeliveryError):
 
 
 class BatchRefused(DeliveryError):
-    """The service understood the batch and does not want it."""
+    """The service does not want this batch; `permanent` where that is the fault of its lines."""
+
+    def __init__(self, what: str, *, permanent: bool = False) -> None:
+        super().__init__(what)
+        self.permanent = permanent
 
 
 class LineTooLong(DeliveryError):
@@ -354,12 +362,14 @@ class Packer:
 class Receipt:
     """What became of a batch, by object: lines accepted, and why the others were not.
 
-    `fatal` is set where the failure will meet every other batch too.
+    `fatal` is set where the failure will meet every other batch too; `permanent` where the failed
+    lines would be refused again by a service that is well and correctly set up.
     """
 
     accepted: Counter[int]
     failed: dict[int, str] = field(default_factory=dict)
     fatal: DeliveryError | None = None
+    permanent: bool = False
 
 
 @dataclass(slots=True)
@@ -471,13 +481,16 @@ class Sender:
             self._hurry.set()
             return Receipt(Counter(), dict.fromkeys(batch.owners, str(error)), error)
         except BatchRefused as error:
-            return Receipt(Counter(), dict.fromkeys(batch.owners, str(error)))
+            failed = dict.fromkeys(batch.owners, str(error))
+            return Receipt(Counter(), failed, permanent=error.permanent)
         if answer is Verdict.SPLIT:
             first, second = (self.send(half) for half in batch.halves())
             return Receipt(
                 first.accepted + second.accepted,
                 first.failed | second.failed,
                 first.fatal or second.fatal,
+                any(half.failed for half in (first, second))
+                and all(half.permanent for half in (first, second) if half.failed),
             )
         return Receipt(batch.counts())
 
@@ -549,7 +562,8 @@ class Sender:
                 return Verdict.SPLIT
         raise BatchRefused(
             f"{self._destination.name} refused the lines ({status});"
-            f" if it refuses all of them, look at {self._destination.endpoint_setting}"
+            f" if it refuses all of them, look at {self._destination.endpoint_setting}",
+            permanent=status in _FAULT_OF_THE_LINES,
         )
 
     def _exchange(self, body: bytes, *, first: bool) -> requests.Response:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from standins.faults import Answer, Reset
+from standins.faults import Answer, Reset, Silence
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
 from standins.store import S3Request, s3_error
@@ -231,10 +231,10 @@ QUICK = (
 
 
 def start_worker(
-    place: Place, checkpoint: float = 30, settling: int = 1, **settings: str
+    place: Place, checkpoint: float = 30, settling: int = 1, before: str = "", **settings: str
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", QUICK.format(checkpoint=checkpoint, settling=settling)],
+        [sys.executable, "-c", before + QUICK.format(checkpoint=checkpoint, settling=settling)],
         cwd=PROJECT,
         env={**place.environ, "FLOWLOG_MODE": "catch-up", **settings},
         stdout=subprocess.PIPE,
@@ -403,15 +403,54 @@ def test_a_state_that_is_deleted_meanwhile_is_an_error(
     assert "was deleted" in result.log
 
 
-def test_what_can_not_be_delivered_stops_the_mark(
+@pytest.mark.parametrize("status", [307, 401, 404, 405])
+def test_a_service_that_takes_nothing_stops_the_mark(
+    place: Place, objects: list[FlowLogObject], status: int
+) -> None:
+    """A wrong key or endpoint must not use up the backlog."""
+    put_in_order(place, objects)
+    place.ingestion.script.always(Answer(status, {"Location": "http://localhost:9/"}))
+    assert_nothing_is_passed(place, objects)
+
+
+def test_a_role_that_is_taken_away_stops_the_mark(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
     put_in_order(place, objects)
-    place.ingestion.script.always(Answer(401))
+
+    def refuse(request: S3Request) -> Answer | None:
+        reads = request.operation == "GET" and request.key != STATE
+        return s3_error(403, "AccessDenied") if reads else None
+
+    place.store.script.rule(refuse)
+    assert_nothing_is_passed(place, objects)
+
+
+def assert_nothing_is_passed(place: Place, objects: list[FlowLogObject]) -> None:
+    """The run fails; the next one, with everything set right, delivers all."""
     result = run_worker(place)
     assert result.code == 1
-    assert state(place)["mark"] is None
-    assert state(place)["worker"] is None
+    assert (state(place)["mark"], state(place)["worker"]) == (None, None)
+    assert state(place)["failed_total"] == 0
+    place.ingestion.script.always(None)
+    place.store.script.rule(None)
+    assert run_worker(place).code == 0
+    assert place.received() == lines_of(*objects)
+
+
+def test_an_answer_that_sigterm_does_not_wait_for_stops_the_mark(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects)
+    place.ingestion.script.always(Silence())
+    hasty = "import logdna_synchronous; logdna_synchronous.Delivery.GRACE_SECONDS = 0.1;"
+    worker = start_worker(place, before=hasty)
+    place.ingestion.wait_for_requests(1)
+    worker.send_signal(signal.SIGTERM)
+    stopped = finish(worker)
+    assert stopped.code == 143, stopped.log
+    assert stopped.failed().keys() == {item.key for item in objects}
+    assert (state(place)["mark"], state(place)["failed_total"]) == (None, 0)
     place.ingestion.script.always(None)
     assert run_worker(place).code == 0
     assert place.received() == lines_of(*objects)
