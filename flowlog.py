@@ -260,14 +260,14 @@ def _destination(env: _Environment, iam_url: str) -> Destination:
 
 def _logdna(env: _Environment, iam_url: str) -> LogDNA:
     by_region = env.parsed("LOGDNA_REGION", _parse_region, "")
-    url = env.url("LOGDNA_ENDPOINT", by_region)
+    url = env.url("LOGDNA_ENDPOINT", by_region).removesuffix("/logs/ingest")
     if not env.text("LOGDNA_ENDPOINT") and not env.text("LOGDNA_REGION"):
         env.faults.append("LOGDNA_ENDPOINT is not set, nor is LOGDNA_REGION: one of them must be")
     return LogDNA(url, env.secret("LOGDNA_INGESTION_KEY"))
 
 
 def _cloud_logs(env: _Environment, iam_url: str) -> CloudLogs:
-    url = env.url("CLOUD_LOGS_ENDPOINT")
+    url = env.url("CLOUD_LOGS_ENDPOINT").removesuffix("/logs/v1/singles")
     env.required("CLOUD_LOGS_ENDPOINT")
     key = env.secret("APIKEY")
     return CloudLogs(

@@ -178,6 +178,10 @@ class Destination(ABC):
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
 
+    def limited_size(self, line: Line, element: bytes) -> int:
+        """The size in bytes to which the limit for a line applies."""
+        return len(line.text)
+
     @abstractmethod
     def encode(self, body: bytes) -> bytes:
         """The body of a request as it goes over the wire."""
@@ -656,12 +660,13 @@ class Delivery:
         refused = None
         for line in lines:
             count += 1
-            if len(line.text) > destination.line_limit_bytes:
+            element = render(line)
+            if destination.limited_size(line, element) > destination.line_limit_bytes:
                 long += 1
                 if destination.long_line is LongLine.DROPPED:
                     continue
             try:
-                full = self._packer.add(owner, render(line))
+                full = self._packer.add(owner, element)
             except LineTooLong as error:
                 refused = str(error)
                 continue

@@ -13,7 +13,7 @@ import pytest
 
 import flowlog
 from cloud_logs import CloudLogs
-from logdna_synchronous import Line, Source
+from logdna_synchronous import Added, Delivery, Line, Source
 from standins.cloud_logs import LINE_LIMIT_BYTES
 from standins.cloud_logs import CloudLogs as Service
 from standins.faults import Answer
@@ -149,7 +149,7 @@ def test_an_event_in_each_mode(place: Place) -> None:
 def test_a_line_that_the_service_would_drop_is_refused_alone_and_named(place: Place) -> None:
     (item,) = flow_log_objects(1, 3)
     place.put(item)
-    entries = [{"a": "x" * size} for size in (10, 40_000, 30_000)]
+    entries = [{"a": "x" * size} for size in (10, 40_000, 31_000)]
     body = gzip.compress(json.dumps({"flow_logs": entries}).encode())
     place.store.put(BUCKET, PREFIX + "long", body)
     result = place.run()
@@ -164,11 +164,15 @@ def test_a_line_that_the_service_would_drop_is_refused_alone_and_named(place: Pl
     assert service_of(place).dropped == []
 
 
-def test_no_line_comes_near_the_limit_of_the_whole_element() -> None:
-    source = Source("v" * 100, "i" * 100)
-    text = b'{"a":"' + b"x" * (CloudLogs.line_limit_bytes - 8) + b'"}'
+@pytest.mark.parametrize(("over", "added"), [(0, Added(1)), (1, None)])
+def test_the_limit_is_that_of_the_whole_element(over: int, added: Added | None) -> None:
     destination = CloudLogs("https://x", lambda: None, "a" * 100, "s" * 100)  # type: ignore[arg-type, return-value]
-    assert len(destination.renderer(source, NOW)(Line(text))) <= LINE_LIMIT_BYTES
+    around = len(destination.renderer(Source(), NOW)(Line(b"", NOW)))
+    text = b"{" + b"x" * (LINE_LIMIT_BYTES - around + over - 1)
+    delivery = Delivery(destination)
+    taken = delivery.add(0, [Line(text, NOW)], Source())
+    assert taken == added if added else "1 lines are over" in str(taken.refused)
+    delivery.close()
 
 
 def test_a_token_is_renewed_once_and_a_second_refusal_is_final(place: Place) -> None:

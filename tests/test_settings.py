@@ -55,8 +55,10 @@ def test_hmac_stands_in_for_api_key_and_crn() -> None:
     assert read_settings(HMAC_WAY).credentials == lib.HMAC("access", "the-hmac-secret")
 
 
-def test_endpoint_wins_over_region() -> None:
-    settings = read_settings({**IAM_WAY, "LOGDNA_ENDPOINT": "https://logs.mezmo.com/"})
+@pytest.mark.parametrize("end", ["", "/", "/logs/ingest", "/logs/ingest/"])
+def test_endpoint_wins_over_region(end: str) -> None:
+    """Also where somebody has put in the whole URL of the service's documentation."""
+    settings = read_settings({**IAM_WAY, "LOGDNA_ENDPOINT": f"https://logs.mezmo.com{end}"})
     assert settings.destination.url == "https://logs.mezmo.com"
 
 
