@@ -5,9 +5,12 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /app
 
-# Dependencies before code: a change of the code builds in seconds.
-COPY requirements.txt ./
-RUN pip install --no-cache-dir -r requirements.txt
+# Dependencies before code: a change of the code builds in seconds. The SDK comes as source; what
+# builds it is pinned as well, and is not needed to run it.
+COPY requirements-build.txt requirements.txt ./
+RUN pip install --no-cache-dir --require-hashes -r requirements-build.txt \
+    && pip install --no-cache-dir --require-hashes --no-build-isolation --use-pep517 -r requirements.txt \
+    && pip uninstall --yes -r requirements-build.txt
 
 COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py \
     fetch.py wire.py cloud_logs.py ./

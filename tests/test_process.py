@@ -17,7 +17,7 @@ from standins.flowlogs import flow_log_objects
 from standins.http import HTTPRequest
 from standins.store import S3Request
 from tests.canary import assert_no_secret
-from tests.harness import BUCKET, PROJECT, Place, finish, lines_of
+from tests.harness import BUCKET, PROJECT, Place, event, finish, lines_of
 
 
 def in_place_of(
@@ -153,6 +153,30 @@ def test_a_user_that_does_not_exist_and_may_write_nowhere(place: Place, tmp_path
         check=False,
     )
     assert job.returncode == 0, job.stderr
+    assert place.received() == expected
+
+
+READ_ONLY = ("unshare", "--mount", "sh", "-c",
+             'mount --bind / / && mount -o remount,ro,bind / && exec "$@"', "sh")  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["simple", "remember"])
+def test_a_file_system_that_is_read_only(place: Place, mode: str) -> None:
+    probe = subprocess.run([*READ_ONLY, "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("mounting is not permitted here")
+    touch = subprocess.run([*READ_ONLY, "touch", str(PROJECT / "x")], capture_output=True)
+    assert touch.returncode, "it really is read-only"
+    (item,) = flow_log_objects(1, 5)
+    expected = place.put(item)
+    job = subprocess.run(
+        [*READ_ONLY, sys.executable, "flowlog.py"],
+        env={**place.environ, "FLOWLOG_MODE": mode, "CE_DATA": event(item.key)},
+        cwd=PROJECT,
+        timeout=100,
+        check=False,
+    )
+    assert job.returncode == 0
     assert place.received() == expected
 
 
