@@ -57,9 +57,26 @@ def read_ini(path: Path) -> dict[str, str]:
     return {name.upper(): value for name, value in ini["env"].items()}
 
 
-def reachable_from_desk(endpoint: str) -> str:
-    """The public form of a COS endpoint; direct and private ones are inside IBM Cloud only."""
-    return re.sub(r"\bs3\.(direct|private)\.", "s3.", endpoint)
+INSIDE_ONLY = {
+    "COS_ENDPOINT": (r"\bs3\.(direct|private)\.", "s3."),
+    "IAM_ENDPOINT": (r"\bprivate\.(?:[a-z-]+\.)?iam\.", "iam."),
+    "CLOUD_LOGS_ENDPOINT": (r"\.ingress\.private\.", ".ingress."),
+}
+"""Hosts that are reached from inside IBM Cloud only, and what stands for them outside."""
+
+
+def reachable_from_desk(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the public forms of all endpoints; says which it has swapped."""
+    swapped = dict(environ)
+    for name, (inside, outside) in INSIDE_ONLY.items():
+        given = environ.get(name, "")
+        swapped[name] = re.sub(inside, outside, given)
+        if swapped[name] != given:
+            print(
+                f"{name}: {given} can't be reached from a desk, using {swapped[name]}",
+                file=sys.stderr,
+            )
+    return swapped
 
 
 def newest_key(settings: flowlog.Settings) -> str | None:
@@ -110,14 +127,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def prepare(arguments: argparse.Namespace) -> dict[str, str]:
     """The job's environment. Raises Unusable and what the job itself would raise."""
-    environ = read_ini(arguments.ini)
-    endpoint = environ.get("COS_ENDPOINT", "")
-    environ["COS_ENDPOINT"] = reachable_from_desk(endpoint)
-    if environ["COS_ENDPOINT"] != endpoint:
-        print(
-            f"{endpoint} can't be reached from a desk: using {environ['COS_ENDPOINT']}",
-            file=sys.stderr,
-        )
+    environ = reachable_from_desk(read_ini(arguments.ini))
     if arguments.dry_run:
         # STATE must not claim that something was delivered.
         environ["FLOWLOG_MODE"] = "simple"
