@@ -1,5 +1,7 @@
 # Two commands do all their own set-up: `make run` shows the job at work, `make test` checks it.
 PYTHON ?= python3
+# Where `make run` sends to: logdna or cloud-logs.
+DESTINATION ?= logdna
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -8,7 +10,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 .PHONY: run test nightly lint types unit audit lock clean
 
 run: $(READY)
-	$(PY) -m standins.demo
+	$(PY) -m standins.demo $(DESTINATION)
 
 test: lint types unit
 

@@ -13,15 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from standins.destination import log_service
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.iam import IAM
-from standins.ingestion import Ingestion
+from standins.ingestion import LogService
 from standins.store import Store
 
 PROJECT = Path(__file__).parent.parent
@@ -29,6 +30,7 @@ BUCKET = "my-flow-logs"
 API_KEY = "demo-api-key"
 INGESTION_KEY = "demo-ingestion-key"
 OBJECTS, ROWS = 300, 20
+DESTINATIONS = ("logdna", "cloud-logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Place:
     """The three services, and the environment of a job that uses them."""
 
     store: Store
-    ingestion: Ingestion
+    ingestion: LogService
     environ: dict[str, str]
 
     def start(self, **settings: str) -> subprocess.Popen[str]:
@@ -79,14 +81,14 @@ def event(key: str) -> str:
 
 
 @contextmanager
-def services() -> Iterator[Place]:
+def services(destination: str) -> Iterator[Place]:
     """The stand-ins, on free ports of this machine."""
-    with (
-        IAM(API_KEY) as iam,
-        Store(iam) as store,
-        Ingestion(INGESTION_KEY) as ingestion,
-        tempfile.TemporaryDirectory() as home,
-    ):
+    with ExitStack() as stack:
+        iam = stack.enter_context(IAM(API_KEY))
+        store = stack.enter_context(Store(iam))
+        service, settings = log_service(destination, iam, INGESTION_KEY)
+        stack.enter_context(service)
+        home = stack.enter_context(tempfile.TemporaryDirectory())
         store.create_bucket(BUCKET)
         environ = {
             "PATH": os.environ.get("PATH", ""),
@@ -96,10 +98,9 @@ def services() -> Iterator[Place]:
             "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/demo:instance::",
             "APIKEY": API_KEY,
             "IAM_ENDPOINT": iam.url,
-            "LOGDNA_ENDPOINT": ingestion.url,
-            "LOGDNA_INGESTION_KEY": INGESTION_KEY,
+            **settings,
         }
-        yield Place(store, ingestion, environ)
+        yield Place(store, service, environ)
 
 
 def upload(place: Place, objects: list[FlowLogObject]) -> int:
@@ -107,6 +108,14 @@ def upload(place: Place, objects: list[FlowLogObject]) -> int:
     for item in objects:
         place.store.put(BUCKET, item.key, item.body)
     return sum(item.rows for item in objects)
+
+
+def pretty(service: LogService) -> str:
+    """The last line received, as a person would like to read it."""
+    line = service.received[-1]
+    # LogDNA gets the flow as text and shows what is in it, Cloud Logs gets it as an object.
+    shown = json.loads(line["line"]) if "line" in line else line
+    return json.dumps(shown, indent=2)
 
 
 def check(what: str, got: int, expected: int) -> None:
@@ -121,7 +130,10 @@ def main() -> None:
     now = datetime.now(UTC)
     backlog = list(flow_log_objects(OBJECTS, ROWS, seed=1, newest=now))
     later = list(flow_log_objects(3, ROWS, seed=2, newest=now + timedelta(minutes=5)))
-    with services() as place:
+    destination = sys.argv[1] if len(sys.argv) > 1 else "logdna"
+    if destination not in DESTINATIONS:
+        sys.exit(f"the destination must be one of: {', '.join(DESTINATIONS)}")
+    with services(destination) as place:
         print(f"1. A run without an event pushes all {OBJECTS} objects")
         rows = upload(place, backlog)
         place.run()
@@ -132,10 +144,9 @@ def main() -> None:
         place.run(CE_DATA=event(later[0].key))
         check("with the event", len(place.ingestion.received), rows)
         print("  One of the lines, as the log service shows it:")
-        line = json.loads(place.ingestion.received[-1]["line"])
-        print("    " + json.dumps(line, indent=2).replace("\n", "\n    ") + "\n")
+        print("    " + pretty(place.ingestion).replace("\n", "\n    ") + "\n")
 
-    with services() as place:
+    with services(destination) as place:
         show_catch_up(place, backlog, later[1:])
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from standins.cloud_logs import CloudLogs
+from standins.destination import log_service
 from standins.flowlogs import FlowLogObject, expected_lines
 from standins.iam import IAM
-from standins.ingestion import Ingestion, LogService
+from standins.ingestion import LogService
 from standins.store import Store
 
 PROJECT = Path(__file__).parent.parent
@@ -113,26 +113,11 @@ def event(key: object, **fields: object) -> str:
     )
 
 
-def log_service(destination: str, iam: IAM, **limits: int) -> tuple[LogService, dict[str, str]]:
-    """A stand-in of the destination, and the settings that lead to it."""
-    if destination == "cloud-logs":
-        cloud_logs = CloudLogs(iam, **limits)
-        return cloud_logs, {
-            "LOG_DESTINATION": "cloud-logs",
-            "CLOUD_LOGS_ENDPOINT": cloud_logs.url,
-        }
-    logdna = Ingestion(SECRETS["LOGDNA_INGESTION_KEY"], **limits)
-    return logdna, {
-        "LOGDNA_ENDPOINT": logdna.url,
-        "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
-    }
-
-
 @contextmanager
 def services(destination: str = "logdna", **limits: int) -> Iterator[Place]:
     """Fresh stand-ins with an empty bucket, the bearer-token way."""
     with IAM(SECRETS["APIKEY"]) as iam, Store(iam) as store:
-        service, settings = log_service(destination, iam, **limits)
+        service, settings = log_service(destination, iam, SECRETS["LOGDNA_INGESTION_KEY"], **limits)
         with service as sink:
             store.create_bucket(BUCKET)
             environ = {
