@@ -19,6 +19,7 @@ from standins.cloud_logs import CloudLogs as Service
 from standins.faults import Answer
 from standins.flowlogs import flow_log_objects
 from tests.harness import BUCKET, PREFIX, SECRETS, Place, event, lines_of, services
+from tests.test_modes import put_in_order, run_worker
 from tests.test_settings import HMAC_WAY, IAM_WAY, faults
 
 NOW = 1_795_500_000_000
@@ -144,6 +145,16 @@ def test_an_event_in_each_mode(place: Place) -> None:
         result = place.run(FLOWLOG_MODE=mode, CE_DATA=event(item.key))
         assert result.code == 0, result.log
         assert place.received() == expected
+
+
+def test_a_catch_up(place: Place) -> None:
+    items = list(flow_log_objects(6, 3))
+    put_in_order(place, items)
+    for data in ("", event(items[0].key)):
+        result = run_worker(place, CE_DATA=data)
+        assert result.code == 0, result.log
+    assert place.received() == lines_of(*items)
+    assert len(place.iam.requests) == 2, "one token a run, for the bucket and for the logs"
 
 
 def test_a_line_that_the_service_would_drop_is_refused_alone_and_named(place: Place) -> None:
