@@ -23,7 +23,6 @@ import urllib3
 from ibm_botocore.auth import S3SigV4Auth
 from ibm_botocore.awsrequest import AWSRequest
 from ibm_botocore.credentials import Credentials, DefaultTokenManager, TokenManager
-from ibm_botocore.exceptions import CredentialRetrievalError
 
 import wire
 
@@ -34,6 +33,9 @@ EXCHANGE_FACTOR = 5
 
 _ASK_SECONDS = 0.5
 """How long a token is used before its manager is asked again."""
+
+IAM_SECONDS = 10.0
+"""For one whole exchange with IAM."""
 
 RENEWAL_SECONDS = 60.0
 """A token that was refused is renewed at most this often: a refusal may have other reasons."""
@@ -63,10 +65,11 @@ class Tokens(TokenManager):  # type: ignore[misc]
     """IAM bearer tokens of the SDK's token manager, which renews them before they expire."""
 
     def __init__(self, api_key: str, iam_url: str) -> None:
-        self._settings = {"api_key_id": api_key, "auth_endpoint": f"{iam_url}/identity/token"}
+        self._api_key = api_key
+        self._url = f"{iam_url}/identity/token"
         self._lock = threading.Lock()
         self._renewed = -RENEWAL_SECONDS
-        self._manager = DefaultTokenManager(**self._settings)
+        self._manager = DefaultTokenManager(auth_function=self._issue)
         self._token, self._asked = "", -math.inf
 
     def get_token(self) -> str:
@@ -81,17 +84,42 @@ class Tokens(TokenManager):  # type: ignore[misc]
 
     def _ask(self) -> str:
         try:
-            return str(self._manager.get_token())
-        except CredentialRetrievalError as error:
-            if "HttpCode(4" in str(error):
-                raise TokenError(
-                    "IAM refused the API key; look at APIKEY and IAM_ENDPOINT"
-                ) from None
-            raise TokenError("IAM gave no token; look at IAM_ENDPOINT and its status") from None
-        except (requests.RequestException, ValueError, KeyError) as error:
-            # The SDK lets out as they are the errors of `requests`, and those of reading what came.
+            token = self._manager.get_token()
+        except (requests.RequestException, wire.TooSlow, ValueError, KeyError) as error:
             what = f"IAM can't be reached or understood ({type(error).__name__})"
             raise TokenError(f"{what}; look at IAM_ENDPOINT") from None
+        if not token:
+            raise TokenError("IAM gave no token; look at IAM_ENDPOINT and its status")
+        return str(token)
+
+    def _issue(self) -> dict[str, object]:
+        """A new token (IAM Identity Services API, "Create an IAM access token").
+
+        In place of the SDK's own request, which follows redirects with the key in its body. What
+        fails here is tried three times by the token manager. Raises TokenError, and what
+        `requests` raises.
+        """
+        with wire.session(1) as session, wire.time_limit(IAM_SECONDS):
+            answer = session.post(
+                self._url,
+                data={
+                    "grant_type": "urn:ibm:params:oauth:grant-type:apikey",
+                    "response_type": "cloud_iam",
+                    "apikey": self._api_key,
+                },
+                # The client that IBM's own tools name; without one ~/.netrc would be asked.
+                auth=("bx", "bx"),
+                headers={"Accept": "application/json"},
+                timeout=IAM_SECONDS,
+                allow_redirects=False,
+            )
+        if answer.status_code == 200:
+            return _issued(answer.json())
+        if answer.status_code in (400, 401, 403):
+            raise TokenError("IAM refused the API key; look at APIKEY and IAM_ENDPOINT")
+        raise TokenError(
+            f"IAM gave no token, it answered {answer.status_code}; look at IAM_ENDPOINT"
+        )
 
     def set_from_config(self, config: object) -> None:
         """The SDK's client offers its proxies; `requests` finds its own in the environment."""
@@ -106,8 +134,18 @@ class Tokens(TokenManager):  # type: ignore[misc]
                 return False
             self._renewed = time.monotonic()
             self._manager.stop_refresh_thread()
-            self._manager = DefaultTokenManager(**self._settings)
+            self._manager = DefaultTokenManager(auth_function=self._issue)
             return True
+
+
+def _issued(answer: object) -> dict[str, object]:
+    """What IAM answers, if it is what the token manager needs. Raises ValueError."""
+    fields: dict[str, object] = answer if isinstance(answer, dict) else {}
+    match fields:
+        case {"access_token": str(token), "token_type": str(), "expires_in": int()}:
+            if re.fullmatch("[!-~]+", token):
+                return fields
+    raise ValueError("no token in it")
 
 
 @functools.cache

@@ -253,6 +253,29 @@ def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
     place.store.script.rule(rule)
 
 
+def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """The next requests to IAM are answered so."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
+        place.iam.script.next(faults)
+
+    return arrange
+
+
+REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
+
+IAM = [
+    Row("503 twice", iam(Answer(503), Answer(503)), "summary"),
+    Row("503 for good", iam(*[Answer(503)] * 9), "look at IAM_ENDPOINT", 1),
+    Row("a reset before the answer", iam(Reset()), "summary"),
+    Row("an answer that never comes", iam(Silence()), "summary"),
+    Row("a refusal", iam(*[Answer(400)] * 9), "look at APIKEY", 1),
+    Row("a redirect", iam(*[REDIRECT] * 9), "look at IAM_ENDPOINT", 1),
+    Row("200 with a body that is not JSON", iam(*[Answer(200, body=b"<html>")] * 9),
+        "look at IAM_ENDPOINT", 1),
+    Row("200 without a token", iam(*[Answer(200, body=b"[]")] * 9), "look at IAM_ENDPOINT", 1),
+]  # fmt: skip
+
 STORE = [
     Row("503 SlowDown, twice", first_get(SLOW_DOWN, SLOW_DOWN), "summary"),
     Row("503 SlowDown for one object, for good", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
@@ -391,6 +414,7 @@ def table() -> str:
     groups: Iterable[tuple[str, Iterable[tuple[str, ...]]]] = (
         ("**the log service**", map(_cells, LOG_SERVICE)),
         ("**the object store**", map(_cells, STORE)),
+        ("**IAM**", map(_cells, IAM)),
         ("**hostile objects**", map(_hostile_cells, HOSTILE)),
     )
     lines = [HEAD, ("---",) * len(HEAD)]

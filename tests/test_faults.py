@@ -11,12 +11,24 @@ from standins.faults import Answer
 from standins.flowlogs import FlowLogObject
 from standins.ingestion import Ingestion
 from tests.canary import assert_no_secret
-from tests.faults import BATCH, HOSTILE, KEY, LOG_SERVICE, NONE, STORE, Hostile, Row, objects, table
+from tests.faults import (
+    BATCH,
+    HOSTILE,
+    IAM,
+    KEY,
+    LOG_SERVICE,
+    NONE,
+    STORE,
+    Hostile,
+    Row,
+    objects,
+    table,
+)
 from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, lines_of, services
 
 CASES = [
     pytest.param(group, row, destination, id=f"{group}: {row.fault} ({destination})")
-    for group, rows in (("log", LOG_SERVICE), ("store", STORE))
+    for group, rows in (("log", LOG_SERVICE), ("store", STORE), ("iam", IAM))
     for row in rows
     for destination in row.destinations
     if group == "log" or destination == "logdna"
@@ -89,6 +101,13 @@ def test_a_hostile_object(either: Place, row: Hostile) -> None:
 def test_the_table_in_the_readme_is_this_one() -> None:
     readme = (PROJECT / "README.md").read_text()
     assert table() in readme, "print it with: python -m tests.faults"
+
+
+def test_a_redirect_of_iam_takes_no_key_along(place: Place) -> None:
+    with Ingestion("x") as elsewhere:
+        place.iam.script.always(Answer(307, {"Location": f"{elsewhere.url}/identity/token"}))
+        assert place.run().code == 1
+        assert elsewhere.requests == []
 
 
 def test_a_redirect_takes_no_secret_along(either: Place) -> None:
