@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
 import json
 import logging
 import os
@@ -441,7 +442,8 @@ def say_failures(tally: lib.Tally) -> None:
 
 def summary(mode: str, tally: lib.Tally, delivery: Delivery | None, seconds: float) -> str:
     """The last line of a run; contract, section 6."""
-    failed = [{"key": key, "error": error} for key, error in tally.failed[:NAMED_IN_SUMMARY]]
+    named = itertools.islice(tally.failed, NAMED_IN_SUMMARY)
+    failed = [{"key": key, "error": error} for key, error in named]
     for ref in tally.not_begun[: NAMED_IN_SUMMARY - len(failed)]:
         failed.append({"key": ref.key, "error": tally.not_begun_because})
     traffic = delivery.traffic if delivery else None

@@ -31,7 +31,7 @@ import tenacity
 
 from catchup import Worker
 from decoder import UNPACKED_LIMIT_BYTES, FlowLog, Unreadable, decode
-from listing import Listing, ObjectRef, Page, read_page
+from listing import Failures, Listing, ObjectRef, Page, read_page
 from logdna_synchronous import APP, Delivery, Line, Receipt, Source
 from state import (
     CatchUp,
@@ -599,7 +599,7 @@ class Tally:
     rows: int = 0
     lines_delivered: int = 0
     skipped: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
     not_begun_because: str = ""
@@ -613,7 +613,7 @@ class Tally:
         """Enter a settled object."""
         self.rows += settled.rows
         if settled.error is not None:
-            self.failed.append((settled.ref.key, settled.error))
+            self.failed.append(settled.ref.key, settled.error)
         elif settled.gone:
             self.skipped += 1
         else:
@@ -830,7 +830,7 @@ class Job:
             self._say_gone(key)
             self.tally.skipped += 1
         except ObjectError as error:
-            self.tally.failed.append((key, str(error)))
+            self.tally.failed.append(key, str(error))
         return None
 
     def pause(self, seconds: float) -> None:

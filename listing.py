@@ -85,7 +85,7 @@ def url_decoded(text: str) -> str:
     return unquote_plus(text)
 
 
-class _Keys:
+class Keys:
     """Keys in the order in which they came, by number."""
 
     def __init__(self) -> None:
@@ -102,6 +102,7 @@ class _Keys:
         return len(self._shared)
 
     def append(self, key: str) -> None:
+        """One more key."""
         name = key.encode("utf-8", "surrogatepass")
         number = len(self)
         self.ascending = self.ascending and (number == 0 or self._last < name)
@@ -118,6 +119,7 @@ class _Keys:
         self._last = name
 
     def __getitem__(self, number: int) -> str:
+        """The key that came as the `number`-th, from 0 on."""
         first = number - number % _RESTART_EVERY
         at = self._begins[first // _RESTART_EVERY]
         name = self._anchors[number // _ANCHOR_EVERY]
@@ -136,6 +138,34 @@ def _shared(one: bytes, other: bytes) -> int:
     return size - (differing.bit_length() + 7) // 8
 
 
+class Failures:
+    """Keys and why each of them failed, in the order in which they came, in little memory.
+
+    Reasons are mostly the same few; when they are not, later ones are cut to their kind.
+    """
+
+    _DIFFERENT_REASONS = 10_000
+
+    def __init__(self) -> None:
+        self._keys = Keys()
+        self._reasons = array("L")
+        self._numbers: dict[str, int] = {}
+
+    def append(self, key: str, reason: str) -> None:
+        """One more failure."""
+        if len(self._numbers) >= self._DIFFERENT_REASONS:
+            reason = reason.partition(":")[0]
+        self._keys.append(key)
+        self._reasons.append(self._numbers.setdefault(reason, len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        texts = list(self._numbers)
+        return ((self._keys[i], texts[number]) for i, number in enumerate(self._reasons))
+
+
 class Listing(Sequence[ObjectRef]):
     """Objects, oldest first, then by key.
 
@@ -144,7 +174,7 @@ class Listing(Sequence[ObjectRef]):
     """
 
     def __init__(self) -> None:
-        self._keys = _Keys()
+        self._keys = Keys()
         self._times = array("q")
         self._sizes = array("Q")
         self._order: Sequence[int] = ()

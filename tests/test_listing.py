@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from fetch import quoted
-from listing import Listing, ObjectRef, read_page, url_decoded
+from listing import Failures, Listing, ObjectRef, read_page, url_decoded
 
 keys = st.text(max_size=30) | st.text("ab/%=25", max_size=40)
 PAGE = (
@@ -45,6 +45,25 @@ def test_thousands_of_long_keys_in_little_memory() -> None:
     order = sorted((number * 7919 % 1000, name) for number, name in enumerate(names))
     assert [(ref.last_modified, ref.key) for ref in listing] == order
     assert len(listing._keys._rests) < 40 * len(names)
+
+
+@given(st.lists(st.tuples(keys, st.sampled_from(["a: 1", "a: 2", "b"])), max_size=60))
+def test_failures_are_kept_in_order(pairs: list[tuple[str, str]]) -> None:
+    failures = Failures()
+    for key, reason in pairs:
+        failures.append(key, reason)
+    assert len(failures) == len(pairs)
+    assert list(failures) == pairs
+
+
+def test_a_million_different_reasons_are_cut_to_their_kind() -> None:
+    failures = Failures()
+    for number in range(Failures._DIFFERENT_REASONS + 5):
+        failures.append("key", f"bad gzip: checksum {number}")
+    assert [reason for _, reason in failures][-6:] == [
+        f"bad gzip: checksum {Failures._DIFFERENT_REASONS - 1}",
+        *["bad gzip"] * 5,
+    ]
 
 
 @given(keys)
