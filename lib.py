@@ -68,6 +68,10 @@ READ_AHEAD_BYTES = 16 * 1024 * 1024
 CALL_SECONDS = 600.0
 """Bound of any other exchange with the store, retries included, such as a page of the listing."""
 
+OPEN_OBJECTS = 20_000
+"""Objects whose lines were handed over but which are not settled, since one before them isn't. With
+more of them reading waits, so that a single request that hangs costs time and not memory."""
+
 PROGRESS_SECONDS = 5.0
 PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 """A thousand keys of 1,024 bytes, each of them encoded, take 4 MiB."""
@@ -551,6 +555,9 @@ class Ledger:
         self._objects: dict[int, _OpenObject] = {}
         self._next = 0
 
+    def __len__(self) -> int:
+        return len(self._objects)
+
     def open(self, ref: ObjectRef) -> int:
         """Start the account of an object; its number."""
         number, self._next = self._next, self._next + 1
@@ -855,7 +862,7 @@ class Job:
                 begun += 1
                 self._add(ledger, ref, body)
                 because = (
-                    follow(self._settle(ledger, self._delivery.receipts()))
+                    follow(self._settle(ledger, self._receipts(ledger)))
                     or broken_reads.too_many(body)
                     or (self._delivery.fatal and str(self._delivery.fatal))
                 )
@@ -870,6 +877,9 @@ class Job:
         if refs[begun:]:
             self.tally.not_begun, self.tally.not_begun_because = refs[begun:], because or ""
         return because is None and self._delivery.fatal is None
+
+    def _receipts(self, ledger: Ledger) -> Iterable[Receipt]:
+        return self._delivery.receipts(wait=len(ledger) > OPEN_OBJECTS)
 
     def send_now(self) -> None:
         """Send what was collected so far, so that it can settle, without waiting for an answer."""

@@ -683,9 +683,9 @@ class Delivery:
         if rest:
             self._submit(rest)
 
-    def receipts(self) -> Iterator[Receipt]:
-        """The receipts that have come in since the last call; never waits."""
-        self._collect(timeout=0)
+    def receipts(self, *, wait: bool = False) -> Iterator[Receipt]:
+        """The receipts that have come in since the last call; with `wait`, waits a moment."""
+        self._collect(self._POLL_SECONDS if wait else 0)
         receipts, self._receipts = self._receipts, []
         yield from receipts
 

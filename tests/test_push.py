@@ -1,0 +1,56 @@
+"""The push loop with a log service that answers when the test says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+import lib
+from listing import ObjectRef
+from logdna_synchronous import Added, DeliveryError, Line, Receipt, Source
+
+
+class Bucket:
+    concurrency = 4
+
+    def read(self, key: str) -> lib.Body:
+        return lib.Body(b'{"flow_logs":[{}]}', 1)
+
+
+class Waiting:
+    """A delivery that acknowledges only when somebody waits for it."""
+
+    fatal: DeliveryError | None = None
+
+    def __init__(self) -> None:
+        self.open: list[int] = []
+        self.most_open = 0
+
+    def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
+        self.open.append(owner)
+        self.most_open = max(self.most_open, len(self.open))
+        return Added(len(list(lines)))
+
+    def receipts(self, *, wait: bool = False) -> Iterator[Receipt]:
+        if wait:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Receipt]:
+        yield Receipt(Counter(self.open))
+        self.open.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def test_open_objects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib, "OPEN_OBJECTS", 50)
+    delivery, tally = Waiting(), lib.Tally()
+    scope = lib.Scope("", "STATE", lib.Shard())
+    job = lib.Job(Bucket(), delivery, lib.Stop(), scope, tally)  # type: ignore[arg-type]
+    assert job.push([ObjectRef(1, f"{n:03}") for n in range(400)])
+    job.close()
+    assert tally.objects == 400
+    assert delivery.most_open == 51
