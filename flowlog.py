@@ -223,6 +223,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if event and event.bucket and event.bucket != bucket:
         env.warnings.append(f"the event's bucket {event.bucket!r} wins over COS_BUCKET {bucket!r}")
         bucket = event.bucket
+    if (tries := env.parsed("JOB_INDEX_RETRY_COUNT", _parse_number, 0)) and not event:
+        env.warnings += _repetition(mode, tries)
     settings = Settings(
         bucket=bucket,
         endpoint=endpoint,
@@ -241,6 +243,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _repetition(mode: str, tries: int) -> Iterable[str]:
+    """What to say of a run without an event that Code Engine has started again."""
+    if mode != "catch-up":
+        yield (
+            f"this is retry {tries} of a run that pushes all: what was sent before is sent again;"
+            " submit such runs with --retrylimit 0"
+        )
 
 
 def _credentials(env: _Environment, iam_url: str) -> lib.HMAC | lib.IAM:

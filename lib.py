@@ -855,31 +855,35 @@ class Job:
         if refs:
             log.info("pushing %d object%s", len(refs), "" if len(refs) == 1 else "s")
         ledger = Ledger()
-        begun, started, because = 0, time.monotonic(), None
+        begun, settled, started, because = 0, 0, time.monotonic(), None
         broken_reads = BrokenReads()
+
+        def settle(receipts: Iterable[Receipt]) -> str | None:
+            nonlocal settled
+            entries = self._settle(ledger, receipts)
+            settled += len(entries)
+            self._on_progress(Progress(settled, len(refs), time.monotonic() - started))
+            return follow(entries)
+
         try:
             for ref, body in self._reader.bodies(refs):
                 begun += 1
                 self._add(ledger, ref, body)
                 because = (
-                    follow(self._settle(ledger, self._receipts(ledger)))
+                    settle(self._delivery.receipts(wait=len(ledger) > OPEN_OBJECTS))
                     or broken_reads.too_many(body)
                     or (self._delivery.fatal and str(self._delivery.fatal))
                 )
-                self._on_progress(Progress(begun, len(refs), time.monotonic() - started))
                 if because:
                     break
         except StoreError as error:
             because = str(error)
         except Stopped:
             because = "the run was told to stop"
-        follow(self._settle(ledger, self._delivery.flush()))
+        settle(self._delivery.flush())
         if refs[begun:]:
             self.tally.not_begun, self.tally.not_begun_because = refs[begun:], because or ""
         return because is None and self._delivery.fatal is None
-
-    def _receipts(self, ledger: Ledger) -> Iterable[Receipt]:
-        return self._delivery.receipts(wait=len(ledger) > OPEN_OBJECTS)
 
     def send_now(self) -> None:
         """Send what was collected so far, so that it can settle, without waiting for an answer."""

@@ -49,8 +49,12 @@ def test_open_objects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lib, "OPEN_OBJECTS", 50)
     delivery, tally = Waiting(), lib.Tally()
     scope = lib.Scope("", "STATE", lib.Shard())
-    job = lib.Job(Bucket(), delivery, lib.Stop(), scope, tally)  # type: ignore[arg-type]
+    shown: list[lib.Progress] = []
+    job = lib.Job(Bucket(), delivery, lib.Stop(), scope, tally, shown.append)  # type: ignore[arg-type]
     assert job.push([ObjectRef(1, f"{n:03}") for n in range(400)])
     job.close()
     assert tally.objects == 400
     assert delivery.most_open == 51
+    settled = [progress.settled for progress in shown]
+    assert settled == sorted(settled)
+    assert {0, 51, 400} <= set(settled), "what is done, not what was begun"

@@ -51,6 +51,24 @@ def test_what_existing_deployments_set_is_enough() -> None:
     assert settings.event is None
 
 
+@pytest.mark.parametrize(
+    ("mode", "tries", "data", "warned"),
+    [
+        ("simple", "1", "", True),
+        ("remember", "2", "", True),
+        ("simple", "0", "", False),
+        ("simple", "1", json.dumps(EVENT), False),
+        ("catch-up", "1", "", False),
+    ],
+)
+def test_a_retry_that_sends_again_is_warned_of(
+    mode: str, tries: str, data: str, warned: bool
+) -> None:
+    environ = {"FLOWLOG_MODE": mode, "JOB_INDEX_RETRY_COUNT": tries, "CE_DATA": data}
+    said = " ".join(read_settings({**IAM_WAY, **environ}).warnings)
+    assert ("--retrylimit 0" in said) is warned
+
+
 def test_hmac_stands_in_for_api_key_and_crn() -> None:
     assert read_settings(HMAC_WAY).credentials == lib.HMAC("access", "the-hmac-secret")
 
