@@ -239,6 +239,12 @@ class Protocol(RuleBasedStateMachine):
         if name not in self.world.uploads:
             self.pending.append(self.world.upload(name, delay))
 
+    @rule(keys=st.lists(st.integers(0, 99), min_size=2, max_size=4, unique=True))
+    def upload_several(self, keys: list[int]) -> None:
+        """All at the same moment: of one second, the key alone says which comes first."""
+        for key in keys:
+            self.upload(key, 0.0)
+
     @rule(seconds=st.sampled_from([0.1, 0.5, 0.9, 1.0, 2.5, 11.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.clock += seconds

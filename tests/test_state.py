@@ -64,6 +64,18 @@ def test_when_a_worker_is_gone(worker: str | None, age: int, gone: bool) -> None
     assert worker_is_gone(state, snapshot(b"", 1_000, 1_000 + age)) is gone
 
 
+@pytest.mark.parametrize(
+    ("place", "passed"),
+    [((99, "z"), True), ((100, "a"), True), ((100, "k"), True), ((100, "z"), False),
+     ((101, "a"), False)],
+)  # fmt: skip
+def test_what_the_mark_has_passed(place: tuple[int, str], passed: bool) -> None:
+    """Of the same second, only what comes before in the order of pushing."""
+    state = CatchUp(Status.WORKING, "w", mark=(100, "k"))
+    assert state.has_passed(ObjectRef(*place)) is passed
+    assert not WORKING.has_passed(ObjectRef(*place)), "there is no mark yet"
+
+
 def test_remembered_wants_what_is_not_newer_but_not_itself() -> None:
     memory = Remembered(100, "m")
     wanted = [(99, "z"), (100, "a"), (100, "z")]
