@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# Settings are read into variables named after them (`printf -v`), which shellcheck can't see.
+# shellcheck disable=SC2154
 # First of all: a trace (`bash -x`, an exported SHELLOPTS) would print the keys.
 set +x
 # Deploys the job to IBM Cloud Code Engine, and shows, runs and removes what it deployed.
@@ -424,7 +426,11 @@ remembered() { # NAME: the value, if any
 
 remember() {
   local arguments=(ce configmap update --name "$deploy_NAME-record") pair
-  for pair in "$@"; do arguments+=(--from-literal "$pair"); done
+  for pair in "$@"; do
+    arguments+=(--from-literal "$pair")
+    record="\"${pair%%=*}\": \"${pair#*=}\"
+$record" # the first of a name counts
+  done
   change "  noting it in configmap $deploy_NAME-record" "${arguments[@]}"
 }
 
@@ -626,7 +632,9 @@ ensure_authorization() {
 service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
 
 ensure_service_id() {
-  [[ $(remembered SERVICE_ID) == made ]] || remember SERVICE_ID=made
+  # A new service ID has neither key nor policies, whatever an older one of this name had.
+  [[ -n $service_id_there && $(remembered SERVICE_ID) == made ]] ||
+    remember SERVICE_ID=made API_KEY=none POLICIES=none
   [[ -n $service_id_there ]] || change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
     --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
   have "service ID $(service_id)"
@@ -776,6 +784,7 @@ backfill() {
 }
 
 # Reads the state of a run into `done_count` and `failed_count`, `begun` and `readable`.
+# shellcheck disable=SC2034 # await reads `begun` by its name
 read_run() {
   call ce jobrun get --name "$1" --output json || explain ce jobrun get --name "$1" --output json
   local succeeded running status

@@ -1,22 +1,23 @@
-"""Stand-in of the `ibmcloud` CLI: records every call, keeps state in a folder, strict about flags.
+"""Stand-in of the `ibmcloud` CLI: records every call, keeps an account's state, strict about flags.
 
-Run as a program, by a file called `ibmcloud` that is first on PATH (see `install`). It knows what
-deploy/code-engine.sh uses, with syntax and words as IBM's documentation has them. Where that doesn't
-show what the CLI prints (marked "assumed"), this prints the least that the script can live with.
+A program called `ibmcloud`, to be first on PATH, hands each call to an `Account`. It knows what
+deploy/code-engine.sh uses, with syntax and words as IBM's documentation has them. Where that
+doesn't show what the CLI prints (marked "assumed"), this prints the least that the script needs.
 """
 
 from __future__ import annotations
 
-import fcntl
+import copy
+import functools
 import json
-import os
 import shlex
+import socketserver
 import stat
-import sys
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 State = dict[str, Any]
 Arguments = dict[str, Any]
@@ -229,8 +230,7 @@ def jobrun_get(state: State, args: Arguments) -> str:
 
 def jobrun_logs(state: State, args: Arguments) -> str:
     run = _thing(state, "jobrun", args["--jobrun"])
-    return "\n".join([f"Getting logs for all instances of job run '{args['--jobrun']}'...", "OK", "",
-                      *run["log"]])  # fmt: skip
+    return "\n".join(["Getting logs for all instances of job run...", "OK", "", *run["log"]])
 
 
 def jobrun_list(state: State, args: Arguments) -> str:
@@ -467,66 +467,90 @@ def answer(state: State, argv: list[str]) -> str:
 
 EMPTY: State = {"projects": {}, "service_ids": {}, "authorizations": [], "mutations": 0}
 
+# Starting a Python for each of a hundred calls would take longer than everything else here.
+PROGRAM = """#!/bin/bash
+exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
+printf '%s\\0' "$#" "${{IBMCLOUD_TRACE-}}" "$@" >&3
+IFS= read -r code <&3
+cat <&3
+exit "$code"
+"""
+
 
 class Account:
-    """One account, for tests: its state, and the calls that were made."""
+    """One account: its state, the calls that were made, and a program `ibmcloud` that makes them.
+
+    A context manager; the program works inside of it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.write(EMPTY)
+        self.state = EMPTY
+        self._calls: list[list[str]] = []
+        self._lock = threading.Lock()
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
 
     @property
     def state(self) -> State:
-        """The state as it is now."""
-        state: State = json.loads((self.folder / "state.json").read_text())
-        return state
+        """A copy of the state as it is now; assign it to change it."""
+        return copy.deepcopy(self._state)
 
-    def write(self, state: State) -> None:
-        """Replace the state."""
-        (self.folder / "state.json").write_text(json.dumps(state))
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = copy.deepcopy(state)
 
     def set(self, **values: Any) -> None:
         """Change some of the state's fields."""
-        self.write({**self.state, **values})
+        self.state = {**self.state, **values}
 
     def calls(self) -> list[list[str]]:
         """The argument lists of all calls since the last time this was asked."""
-        path = self.folder / "calls"
-        calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        path.unlink(missing_ok=True)
+        calls, self._calls = self._calls, []
         return calls
 
-    def install(self) -> Path:
-        """A folder for PATH that holds `ibmcloud`."""
-        programs = self.folder / "bin"
-        programs.mkdir()
-        program = programs / "ibmcloud"
-        python, script, folder = (
-            shlex.quote(str(each)) for each in (sys.executable, Path(__file__), self.folder)
-        )
-        program.write_text(f'#!/bin/sh\nexec {python} -I -S {script} {folder} "$@"\n')
-        program.chmod(0o755)
-        return programs
+    @property
+    def program(self) -> Path:
+        """The program; its folder belongs first on PATH."""
+        return self.folder / "bin" / "ibmcloud"
+
+    def __enter__(self) -> Self:
+        self.program.parent.mkdir(parents=True)
+        self.program.write_text(PROGRAM.format(port=self._server.server_address[1]))
+        self.program.chmod(0o755)
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[socketserver.StreamRequestHandler]:
+        account = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                read = functools.partial(_read_word, self.rfile)
+                count, trace = int(read()), read()
+                code, text = account.answer([read() for _ in range(count)], trace)
+                self.wfile.write(f"{code}\n{text}\n".encode())
+
+        return Handler
+
+    def answer(self, argv: list[str], trace: str) -> tuple[int, str]:
+        """Exit code and output of one call."""
+        with self._lock:
+            self._calls.append(argv)
+            told = "REQUEST: a trace shows the keys here\n" if trace not in ("", "false") else ""
+            try:
+                return 0, told + answer(self._state, argv)
+            except Failed as failed:
+                return 1, f"{told}FAILED\n{failed}"
 
 
-def main(folder: Path, argv: list[str]) -> int:
-    """Answer one call."""
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with (folder / "calls").open("a") as calls:
-            calls.write(json.dumps(argv) + "\n")
-        if os.environ.get("IBMCLOUD_TRACE", "false") != "false":
-            print("REQUEST: a trace would show the keys here")
-        state = json.loads((folder / "state.json").read_text())
-        try:
-            print(answer(state, argv))
-            code = 0
-        except Failed as failed:
-            print(f"FAILED\n{failed}")
-            code = 1
-        (folder / "state.json").write_text(json.dumps(state))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+def _read_word(stream: BinaryIO) -> str:
+    """The next text that ends with a zero byte."""
+    word = bytearray()
+    while (byte := stream.read(1)) not in (b"\0", b""):
+        word += byte
+    return word.decode()
