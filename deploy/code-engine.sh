@@ -25,7 +25,7 @@ UNREADABLE_POLLS=60
 
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
-output="" tmp="" faults=() there_now=() doing="" api_key=""
+output="" complaint="" tmp="" faults=() there_now=() doing="" api_key=""
 
 usage() {
   cat <<'TEXT'
@@ -189,7 +189,7 @@ load_settings() {
 check_settings() {
   local name
   for name in "${SECRETS[@]}" "${SETTINGS[@]}"; do
-    [[ $(env_value "$name") != put-your-* ]] || fault "$name still holds the text of the example"
+    [[ $(env_value "$name") != put-your-* ]] || fault "$name still holds the text of the example: fill it in, or take the line out"
   done
   need COS_BUCKET
   need COS_ENDPOINT
@@ -312,21 +312,28 @@ cloud_value() {
 
 # --- the CLI -------------------------------------------------------------------------------------
 
-# Runs the CLI; what it prints is in `output`. It must not wait for an answer that nobody gives.
+# Runs the CLI: `output` is what it prints, `complaint` what it prints as errors. It must not wait
+# for an answer that nobody gives.
 call() {
   local status=0
-  output=$(ibmcloud "$@" 2>&1 </dev/null) || status=$?
+  output=$(ibmcloud "$@" 2>"$tmp/complaint" </dev/null) || status=$?
+  complaint=$(cat "$tmp/complaint")
   return $status
 }
 
-said() { grep -qiE "$1" <<<"$output"; }
+said() { grep -qiE "$1" <<<"$output$complaint"; }
+
+# What the CLI says in such cases. None of them is a thing that doesn't exist.
+LOGIN='not logged in|log in|(session|token|login)[^.]*expired|ibmcloud login'
+PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
+MISSING='not found|does not exist|could not be found'
 
 # Ends the script: why a command failed, in one sentence where the reason is known.
 explain() {
   local reason
-  if said 'not logged in|log in|(session|token|login)[^.]*expired|ibmcloud login'; then
+  if said "$LOGIN"; then
     reason="The login has expired or there is none: run \`ibmcloud login\` (\`--sso\` where your company has it), then the same command again."
-  elif said 'not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'; then
+  elif said "$PLUGIN"; then
     reason="The CLI lacks a plug-in: run \`ibmcloud plugin install code-engine\`, then the same command again."
   elif said 'already exists'; then
     reason="It exists already, though it was not found a moment ago: someone else is at work here, or the service is slow to show it. Run the same command again."
@@ -334,14 +341,15 @@ explain() {
     reason="Your account lacks a right for this: ask its administrator for it, then run the same command again."
   elif said 'quota|limit (is |was )?(reached|exceeded)|exceeds? the limit'; then
     reason="A limit of the account or project is reached: remove what is no longer needed, then run the same command again."
-  elif said 'not found|does not exist|could not be found'; then
+  elif said "$MISSING"; then
     reason="Something that this names does not exist: look at the names in $ini."
   else
     reason="The CLI gave no reason that is known here."
   fi
   {
     say "failed: $(show "$@")"
-    clean "$output" | tail -n 12 | sed 's/^/  | /'
+    clean "$output
+$complaint" | grep . | tail -n 12 | sed 's/^/  | /'
     say "$reason"
   } >&2
   exit 1
@@ -355,10 +363,7 @@ exists() {
     return
   fi
   if call "$@"; then return 0; fi
-  if said 'log in|ibmcloud login|expired|registered command|plug-?in' ||
-    ! said 'not found|does not exist|could not be found'; then
-    explain "$@"
-  fi
+  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
   return 1
 }
 
@@ -1008,7 +1013,8 @@ gone() {
     return
   fi
   say "removing $what"
-  call "$@" || said 'not found|does not exist|could not be found' || explain "$@"
+  if call "$@"; then return; fi
+  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
 }
 
 say_left() {

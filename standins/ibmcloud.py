@@ -472,6 +472,7 @@ PROGRAM = """#!/bin/bash
 exec 3<>/dev/tcp/127.0.0.1/{port} || exit 1
 printf '%s\\0' "$#" "${{IBMCLOUD_TRACE-}}" "$@" >&3
 IFS= read -r code <&3
+[ "$code" = 0 ] || exec >&2 # assumed: errors go there
 cat <&3
 exit "$code"
 """

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -503,13 +504,34 @@ def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None
     # That the file's mode was 0600, and that it is gone, is seen to by the stand-in and `Desk`.
 
 
-@pytest.mark.parametrize("number", [15, 2])
-def test_a_signal_leaves_no_key_behind(desk: Desk, number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 143)])
+def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
+    pid = desk.folder / "pid"
+    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
+    kill = f'\ncase "$*" in *"secret create"*) kill -{number} $(cat {pid}); exit 1;; esac\nexec'
     program = desk.account.program
-    kill = f'\ncase "$*" in *"secret create"*) kill -{number} $PPID; exit 1;; esac\nexec'
     program.write_text(program.read_text().replace("\nexec", kill, 1))
-    # The shell that asked for the output is a child of the script, so the script sees a failure.
-    assert desk.run("up").code != 0
+    done = desk.run("up")
+    # `Desk` looks for files that were left behind.
+    assert done.code == code
+    assert "up stopped half way" in done.text
+
+
+def test_no_other_program_is_given_a_secret(desk: Desk) -> None:
+    """Any user of a machine can list the arguments of all its programs."""
+    desk.env["APIKEY"] = SECRETS["APIKEY"]
+    log = desk.folder / "arguments"
+    for name in ("awk", "cat", "cp", "cut", "grep", "head", "mktemp", "rm", "sed", "sha256sum",
+                 "sort", "tail", "tr"):  # fmt: skip
+        wrapper = desk.account.program.parent / name
+        wrapper.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
+        wrapper.chmod(0o755)
+    desk.up()
+    desk.env.pop("APIKEY")
+    desk.up()
+    desk.run("status")
+    assert "sha256sum" in log.read_text()
+    assert "canary" not in log.read_text()
 
 
 # --- dry run -------------------------------------------------------------------------------------
