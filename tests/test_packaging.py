@@ -218,7 +218,7 @@ def test_hadolint() -> None:
 
 
 def test_zizmor() -> None:
-    tool("zizmor", "--offline", "--quiet", ".github")
+    tool("zizmor", "--offline", "--quiet", "--persona", "auditor", ".github")
 
 
 def jobs_of(workflow: Path) -> dict[str, dict[str, Any]]:
