@@ -176,7 +176,8 @@ default() { # NAME VALUE
 }
 
 load_settings() {
-  [[ -r $ini ]] || refuse "can't read $ini: copy test.ini.example to it and fill it in, or name another with --ini"
+  [[ -r $ini ]] ||
+    refuse "can't read $ini: copy test.ini.example to it and fill it in, or name another with --ini"
   load_section env env_ "${SECRETS[@]}" "${SETTINGS[@]}"
   load_section deploy deploy_ "${DEPLOY[@]}"
   [[ ${#faults[@]} -gt 0 ]] || check_settings
@@ -189,7 +190,8 @@ load_settings() {
 check_settings() {
   local name
   for name in "${SECRETS[@]}" "${SETTINGS[@]}"; do
-    [[ $(env_value "$name") != put-your-* ]] || fault "$name still holds the text of the example: fill it in, or take the line out"
+    [[ $(env_value "$name") != put-your-* ]] ||
+      fault "$name still holds the text of the example: fill it in, or take the line out"
   done
   need COS_BUCKET
   need COS_ENDPOINT
@@ -238,8 +240,10 @@ check_deploy() {
   fi
   [[ -n ${deploy_REGION-} ]] || fault "REGION is not set in [deploy]"
   defaults
-  [[ -n $deploy_IMAGE$deploy_SOURCE ]] || fault "IMAGE is not set in [deploy], nor is SOURCE: one of them must be"
-  [[ -z $deploy_IMAGE || -z $deploy_SOURCE ]] || fault "IMAGE and SOURCE are both set in [deploy]: only one of them can be"
+  [[ -n $deploy_IMAGE$deploy_SOURCE ]] ||
+    fault "IMAGE is not set in [deploy], nor is SOURCE: one of them must be"
+  [[ -z $deploy_IMAGE || -z $deploy_SOURCE ]] ||
+    fault "IMAGE and SOURCE are both set in [deploy]: only one of them can be"
   [[ -z $deploy_SOURCE || $deploy_SOURCE == https://* || -f $(source_folder)/Dockerfile ]] ||
     fault "SOURCE is neither an https:// URL of a repository nor a folder with a Dockerfile"
   matches NAME "$deploy_NAME" '^[a-z][a-z0-9-]{0,23}[a-z0-9]$' "2 to 25 lower-case letters, digits and hyphens"
@@ -581,10 +585,18 @@ ensure_project() {
 check_owner() {
   local foreign=()
   secret_there="" config_there="" job_there="" subscription_there="" service_id_there=""
-  if exists ce secret get --name "$deploy_NAME-secret"; then secret_there=yes foreign+=("secret $deploy_NAME-secret"); fi
-  if exists ce configmap get --name "$deploy_NAME-config"; then config_there=yes foreign+=("configmap $deploy_NAME-config"); fi
-  if exists ce job get --name "$deploy_NAME"; then job_there=yes foreign+=("job $deploy_NAME"); fi
-  if exists ce subscription cos get --name "$deploy_NAME"; then subscription_there=yes foreign+=("subscription $deploy_NAME"); fi
+  if exists ce secret get --name "$deploy_NAME-secret"; then
+    secret_there=yes foreign+=("secret $deploy_NAME-secret")
+  fi
+  if exists ce configmap get --name "$deploy_NAME-config"; then
+    config_there=yes foreign+=("configmap $deploy_NAME-config")
+  fi
+  if exists ce job get --name "$deploy_NAME"; then
+    job_there=yes foreign+=("job $deploy_NAME")
+  fi
+  if exists ce subscription cos get --name "$deploy_NAME"; then
+    subscription_there=yes foreign+=("subscription $deploy_NAME")
+  fi
   [[ -z $record ]] || foreign=()
   if makes_key && exists iam service-id "$(service_id)"; then
     service_id_there=yes
@@ -599,7 +611,8 @@ check_owner() {
 
 ensure_record() {
   if [[ -z $record ]]; then
-    change "creating configmap $deploy_NAME-record" ce configmap create --name "$deploy_NAME-record" \
+    change "creating configmap $deploy_NAME-record" \
+      ce configmap create --name "$deploy_NAME-record" \
       --from-literal "PROJECT=$project_was"
   fi
   have "configmap $deploy_NAME-record"
@@ -616,7 +629,8 @@ find_authorization() {
     [[ $assume == absent ]] || authorization="AUTHORIZATION_ID"
     return 0
   fi
-  [[ -n $project ]] || die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
+  [[ -n $project ]] ||
+    die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
   call iam authorization-policies --output json || explain iam authorization-policies --output json
   authorization=$(json_objects <<<"$output" | grep -F "$project" | grep -F "$(cos_guid)" |
     grep -iE 'notifications ?manager' | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p" | head -n 1) || true
@@ -640,7 +654,8 @@ ensure_service_id() {
   # A new service ID has neither key nor policies, whatever an older one of this name had.
   [[ -n $service_id_there && $(remembered SERVICE_ID) == made ]] ||
     remember SERVICE_ID=made API_KEY=none POLICIES=none
-  [[ -n $service_id_there ]] || change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
+  [[ -n $service_id_there ]] ||
+    change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
     --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
   have "service ID $(service_id)"
 }
@@ -667,7 +682,8 @@ create_policies() {
   hmac || change "giving it $deploy_COS_ROLE on bucket $(env_value COS_BUCKET)" iam service-policy-create \
     "$(service_id)" --roles "$deploy_COS_ROLE" --service-name cloud-object-storage \
     --service-instance "$(cos_guid)" --resource-type bucket --resource "$(env_value COS_BUCKET)"
-  [[ $destination != cloud-logs ]] || change "giving it Sender on the logs instance" iam service-policy-create \
+  [[ $destination != cloud-logs ]] ||
+    change "giving it Sender on the logs instance" iam service-policy-create \
     "$(service_id)" --roles Sender --service-name logs --service-instance "$(logs_guid)"
 }
 
@@ -675,13 +691,16 @@ create_policies() {
 make_key() {
   local name="$deploy_NAME-key"
   if exists iam service-api-key "$name" "$(service_id)"; then
-    change "removing an API key that is in no secret" iam service-api-key-delete "$name" "$(service_id)" -f
+    change "removing an API key that is in no secret" \
+      iam service-api-key-delete "$name" "$(service_id)" -f
   fi
-  change "creating an API key of the service ID" iam service-api-key-create "$name" "$(service_id)" \
+  change "creating an API key of the service ID" \
+    iam service-api-key-create "$name" "$(service_id)" \
     --description "Used by Code Engine job $deploy_NAME" --file "$tmp/key.json"
   [[ -z $dry_run ]] || return 0
   api_key=$(json_text apikey "$(tr -d '\n' <"$tmp/key.json")")
-  [[ -n $api_key ]] || die "the CLI made an API key but its file holds none; run the same command again"
+  [[ -n $api_key ]] ||
+    die "the CLI made an API key but its file holds none; run the same command again"
 }
 
 ensure_secret() {
@@ -745,12 +764,14 @@ ensure_subscription() {
   wanted=$(subscription_print)
   subscription_flags
   if [[ -n $subscription_there && $(remembered SUBSCRIPTION) != "$wanted" ]]; then
-    change "removing subscription $deploy_NAME, to make it anew" ce subscription cos delete --name "$deploy_NAME" --force
+    change "removing subscription $deploy_NAME, to make it anew" \
+      ce subscription cos delete --name "$deploy_NAME" --force
     subscription_there=""
     say "objects written until the new one is there raise no run: \`backfill\` finds them"
   fi
   if [[ -z $subscription_there ]]; then
-    change "creating subscription $deploy_NAME" ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
+    change "creating subscription $deploy_NAME" \
+      ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
     remember "SUBSCRIPTION=$wanted"
   fi
   have "subscription $deploy_NAME"
@@ -762,7 +783,8 @@ ensure_subscription() {
 enter() {
   assume=present
   target
-  exists ce project get --name "$deploy_PROJECT" || die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$0 up --ini $ini\` first"
+  exists ce project get --name "$deploy_PROJECT" ||
+    die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$0 up --ini $ini\` first"
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
 }
 
@@ -772,7 +794,8 @@ backfill_retries() { if [[ $mode == catch-up ]]; then say 3; else say 0; fi; }
 backfill() {
   local run size=$deploy_ARRAY_SIZE array=()
   enter
-  exists ce job get --name "$deploy_NAME" || die "job $deploy_NAME does not exist: run \`$0 up --ini $ini\` first"
+  exists ce job get --name "$deploy_NAME" ||
+    die "job $deploy_NAME does not exist: run \`$0 up --ini $ini\` first"
   read_record
   [[ -n $dry_run || $(remembered CONFIG) == "$(config_print)" ]] ||
     die "$ini was changed since the last \`up\`: run \`$0 up --ini $ini\` first, so that the run does what the file says"
@@ -782,7 +805,8 @@ backfill() {
   fi
   [[ $size == 1 ]] || array=(--array-size "$size")
   run="$deploy_NAME-backfill-$(date -u +%Y%m%d%H%M%S)"
-  change "submitting run $run" ce jobrun submit --job "$deploy_NAME" --name "$run" ${array[@]+"${array[@]}"} \
+  change "submitting run $run" \
+    ce jobrun submit --job "$deploy_NAME" --name "$run" ${array[@]+"${array[@]}"} \
     --cpu "$deploy_BACKFILL_CPU" --memory "$deploy_BACKFILL_MEMORY" \
     --maxexecutiontime "$deploy_BACKFILL_MAX_EXECUTION_TIME" --retrylimit "$(backfill_retries)"
   follow "$run" "$size"
@@ -832,7 +856,8 @@ follow() {
   say "following it; if you interrupt this, the run goes on: $0 logs --run $run --ini $ini"
   await "$run" begun 1 "$size"
   # A broken connection ends only the showing.
-  ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 || say "(the log can't be followed any longer; waiting for the end)"
+  ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 ||
+    say "(the log can't be followed any longer; waiting for the end)"
   await "$run" done_count "$size" "$size"
   call ce jobrun logs --jobrun "$run" || output=""
   printf '%s\n' "$output" | sed -n 's/.*\(summary {.*}\)[[:space:]]*$/\1/p' >"$log"
@@ -868,7 +893,8 @@ logs() {
     exists ce jobrun list --job "$deploy_NAME" --output json || true
     run_name=$(latest_run)
     [[ -z $dry_run ]] || run_name="RUN"
-    [[ -n $run_name ]] || die "there is no run: those of the subscription are deleted after 10 minutes"
+    [[ -n $run_name ]] ||
+      die "there is no run: those of the subscription are deleted after 10 minutes"
   fi
   change "log of run $run_name" ce jobrun logs --jobrun "$run_name"
   [[ -n $dry_run ]] || clean "$output"
@@ -885,7 +911,8 @@ report() { # WHAT ARGUMENTS...
 }
 
 compare() { # WHAT NAME PRINT
-  [[ -z $(remembered "$2") || $(remembered "$2") == "$3" ]] || say "  changed   $1: differs from $ini; \`up\` brings it up to date"
+  [[ -z $(remembered "$2") || $(remembered "$2") == "$3" ]] ||
+    say "  changed   $1: differs from $ini; \`up\` brings it up to date"
 }
 
 status() {
@@ -973,7 +1000,8 @@ gather_project() {
     left+=("project $deploy_PROJECT: it was there before")
   fi
   left+=("bucket $(env_value COS_BUCKET), and all that is in it$([[ $mode == simple ]] || printf %s ', the STATE object too')")
-  [[ -z $deploy_SOURCE ]] || left+=("the images that Code Engine built, in the account's container registry")
+  [[ -z $deploy_SOURCE ]] ||
+    left+=("the images that Code Engine built, in the account's container registry")
   ! has APIKEY || left+=("the API key of $ini")
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 import json
 import shlex
 import socketserver
@@ -17,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 State = dict[str, Any]
 Arguments = dict[str, Any]
@@ -455,14 +456,13 @@ def answer(state: State, argv: list[str]) -> str:
         raise Failed("Your session has expired. Use 'ibmcloud login' to log in again.")
     run, args = parse(argv)
     failing = state.get("fail")
-    hit = failing is not None and mutates(argv) and failing["number"] == state["mutations"]
-    state["mutations"] += mutates(argv)
-    if hit and failing["when"] == "before":
-        raise Failed(failing["text"])
-    said = run(state, args)
-    if hit:
-        raise Failed(failing["text"])
-    return said
+    if not failing or not mutates(argv) or failing["number"] != state["mutations"]:
+        state["mutations"] += mutates(argv)
+        return run(state, args)
+    state["mutations"] += 1
+    if failing["when"] == "after":
+        run(state, args)
+    raise Failed(failing["text"])
 
 
 EMPTY: State = {"projects": {}, "service_ids": {}, "authorizations": [], "mutations": 0}
@@ -549,7 +549,7 @@ class Account:
                 return 1, f"{told}FAILED\n{failed}"
 
 
-def _read_word(stream: BinaryIO) -> str:
+def _read_word(stream: io.BufferedIOBase) -> str:
     """The next text that ends with a zero byte."""
     word = bytearray()
     while (byte := stream.read(1)) not in (b"\0", b""):

@@ -49,7 +49,7 @@ CAN_CHANGE_USER = os.geteuid() == 0 and all(
 
 def tool(name: str, *arguments: object) -> None:
     """Run a tool of the virtual environment, which must find nothing."""
-    command = [TOOLS / name, *map(str, arguments)]
+    command = [str(TOOLS / name), *map(str, arguments)]
     checked = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -144,7 +144,9 @@ class Image:
             capture_output=True,
             text=True,
             timeout=60,
-            **({"user": uid, "group": uid, "extra_groups": []} if CAN_CHANGE_USER else {}),
+            user=uid if CAN_CHANGE_USER else None,
+            group=uid if CAN_CHANGE_USER else None,
+            extra_groups=[] if CAN_CHANGE_USER else None,
         )
         return Result(done.returncode, done.stderr, done.stdout)
 
