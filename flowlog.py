@@ -29,6 +29,9 @@ log = logging.getLogger("flowlog")
 
 T = TypeVar("T")
 
+VERSION = "1.0.0"
+"""Of the job; CHANGELOG.md says what is in it."""
+
 IAM_URL = "https://iam.cloud.ibm.com"
 REGION_URL = "https://logs.{region}.logging.cloud.ibm.com"
 CE_DATA_LIMIT_BYTES = 64 * 1024
@@ -470,6 +473,7 @@ def summary(mode: str, tally: lib.Tally, delivery: Delivery | None, seconds: flo
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
         "seconds": round(seconds, 3),
+        "version": VERSION,
     }
     return "summary " + json.dumps(fields, separators=(",", ":"))
 

@@ -87,7 +87,9 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "failed_total": 0,
         "skipped": 0,
         "seconds": result.summary["seconds"],
+        "version": flowlog.VERSION,
     }
+    assert list(result.summary)[-1] == "version"
     assert "HEAD" not in place.store.operations()
 
 

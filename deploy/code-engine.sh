@@ -1,0 +1,1116 @@
+#!/usr/bin/env bash
+# Settings are read into variables named after them (`printf -v`), which shellcheck can't see.
+# shellcheck disable=SC2154
+# First of all: a trace (`bash -x`, an exported SHELLOPTS) would print the keys.
+set +x
+# Deploys the job to IBM Cloud Code Engine, and shows, runs and removes what it deployed.
+# Needs the `ibmcloud` CLI with its code-engine plug-in, and bash 3.2 or newer. See `--help`.
+set -euo pipefail
+umask 077
+# The CLI's own trace holds request bodies, and with them keys; colours would spoil what is read.
+export IBMCLOUD_TRACE=false IBMCLOUD_COLOR=false IBMCLOUD_VERSION_CHECK=false LC_ALL=C
+
+# Every name that flowlog.py reads and that is not set by Code Engine itself.
+SECRETS=(APIKEY COS_HMAC_ACCESS_KEY_ID COS_HMAC_SECRET_ACCESS_KEY LOGDNA_INGESTION_KEY)
+SETTINGS=(COS_BUCKET COS_ENDPOINT COS_CRN IAM_ENDPOINT LOG_DESTINATION LOGDNA_ENDPOINT
+  LOGDNA_REGION CLOUD_LOGS_ENDPOINT CLOUD_LOGS_APPLICATION CLOUD_LOGS_SUBSYSTEM FLOWLOG_MODE
+  KEY_FIRST_LOGGED FLOWLOG_PREFIX FLOWLOG_RETRY_SECONDS FLOWLOG_CONCURRENCY LOG)
+DEPLOY=(PROJECT REGION RESOURCE_GROUP NAME IMAGE SOURCE REGISTRY_SECRET CPU MEMORY RETRY_LIMIT
+  MAX_EXECUTION_TIME ARRAY_SIZE BACKFILL_CPU BACKFILL_MEMORY BACKFILL_MAX_EXECUTION_TIME COS_ROLE)
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$HERE")
+POLL_SECONDS=${FLOWLOG_POLL_SECONDS:-5}
+UNREADABLE_POLLS=60
+
+action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
+assume="absent" # what a dry run takes for granted, since it asks nobody
+output="" complaint="" tmp="" faults=() there_now=() doing="" api_key=""
+
+usage() {
+  cat <<'TEXT'
+deploy/code-engine.sh COMMAND [--ini FILE] [--dry-run]
+
+  up         create what is missing, change what differs, leave the rest alone
+  backfill   push everything that is in the bucket: submits a manual run, follows its log,
+             ends with its summary and its success or failure as exit code
+  status     what exists, and the recent runs
+  logs       the log of the latest run; of another one with --run NAME
+  down       remove what `up` made; asks first
+
+  --ini FILE     the file that the tester reads too, with a section [deploy]; default: test.ini
+  --dry-run      print every ibmcloud command as it would be run; run none, ask nobody
+  --yes          down: don't ask
+  --project      down: remove the project too, with all that is in it, if `up` made it
+  --adopt        up: take over a job, secret, … of this name that `up` did not make
+  --rebuild      up: build the image again from [deploy] source, changed or not
+  --help         this text
+
+Log in first: ibmcloud login. The command targets the region and resource group of the ini file
+and selects its project, and the CLI stays targeted so.
+Exit codes: 0 done; 1 something failed, or the run did; 2 the command line or the ini file is wrong.
+TEXT
+}
+
+# --- what is said --------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+refuse() {
+  printf '%s\n' "$*" >&2
+  exit 2
+}
+
+# Text without any of the secrets, whoever put them there.
+clean() {
+  local text=$1 name secret
+  for name in "${SECRETS[@]}"; do
+    secret=$(env_value "$name")
+    [[ -z $secret ]] || text=${text//"$secret"/***}
+  done
+  [[ -z $api_key ]] || text=${text//"$api_key"/***}
+  printf '%s\n' "$text"
+}
+
+# A command as a shell would take it.
+show() {
+  local word line="ibmcloud"
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_./:@%+=,-]+$ ]]; then
+      line+=" $word"
+    else
+      line+=" '${word//\'/\'\\\'\'}'"
+    fi
+  done
+  say "$line"
+}
+
+# --- the ini file --------------------------------------------------------------------------------
+
+# Prints a section as Python's configparser(interpolation=None) reads it, which is what the tester
+# does: `value NAME=TEXT`, or `fault TEXT`. Values over several lines fit no setting.
+read_section() {
+  awk -v wanted="$1" '
+    function strip(text) { gsub(/^[ \t\r\f\v]+|[ \t\r\f\v]+$/, "", text); return text }
+    function fault(text) { print "fault " text; broken = 1; exit }
+    NR == 1 { sub(/^\357\273\277/, "") }
+    {
+      text = strip($0)
+      if (text == "" || text ~ /^[#;]/) next
+      match($0, /[^ \t\r\f\v]/); indent = RSTART - 1
+      if (option != "" && indent > level) { several[section, option] = 1; next }
+      level = indent
+      if (text ~ /^\[.+\]/) {
+        sub(/^\[/, "", text); sub(/\][^\]]*$/, "", text)
+        if (text != "DEFAULT" && text in seen) fault("line " NR ": section [" text "] is there twice")
+        seen[text] = 1; section = text; option = ""; next
+      }
+      if (section == "") fault("line " NR " stands before any [section]")
+      at = match(text, /[=:]/)
+      option = at ? toupper(strip(substr(text, 1, at - 1))) : ""
+      if (option == "") fault("line " NR " is neither a comment nor NAME = VALUE")
+      if ((section, option) in value) fault("line " NR ": " option " is there twice")
+      value[section, option] = strip(substr(text, at + 1)); names[++count] = section SUBSEP option
+    }
+    END {
+      if (broken) exit
+      if (!(wanted in seen)) { print "fault it has no section [" wanted "]; see test.ini.example"; exit }
+      for (i = 1; i <= count; i++) {
+        split(names[i], part, SUBSEP)
+        inherited = part[1] == "DEFAULT" && wanted == "env" && !((wanted, part[2]) in value)
+        if (part[1] != wanted && !inherited) continue
+        if (names[i] in several) print "fault " part[2] " goes on over more than one line"
+        else print "value " part[2] "=" value[names[i]]
+      }
+    }' "$2"
+}
+
+env_value() {
+  local name="env_$1"
+  printf '%s' "${!name-}"
+}
+
+known() {
+  local name=$1 each
+  shift
+  for each in "$@"; do [[ $each == "$name" ]] && return; done
+  return 1
+}
+
+# Section $1 of the file into variables $2NAME; the names that may be there follow.
+load_section() {
+  local section=$1 prefix=$2 kind rest name
+  shift 2
+  while IFS=' ' read -r kind rest; do
+    name=${rest%%=*}
+    if [[ $kind == fault ]]; then
+      fault "$rest"
+    elif known "$name" "$@"; then
+      printf -v "$prefix$name" '%s' "${rest#*=}"
+    else
+      fault "$name in [$section] is no setting that this job or this script knows"
+    fi
+  done < <(read_section "$section" "$ini")
+}
+
+fault() { faults+=("$1"); }
+
+has() { [[ -n $(env_value "$1") ]]; }
+
+need() {
+  has "$1" || fault "$1 is not set${2-}"
+}
+
+matches() { # NAME VALUE REGEX WHAT
+  [[ -z $2 || $2 =~ $3 ]] || fault "$1 is not $4"
+}
+
+default() { # NAME VALUE
+  local name="deploy_$1"
+  [[ -n ${!name-} ]] || printf -v "$name" '%s' "$2"
+}
+
+load_settings() {
+  [[ -r $ini ]] ||
+    refuse "can't read $ini: copy test.ini.example to it and fill it in, or name another with --ini"
+  load_section env env_ "${SECRETS[@]}" "${SETTINGS[@]}"
+  load_section deploy deploy_ "${DEPLOY[@]}"
+  [[ ${#faults[@]} -gt 0 ]] || check_settings
+  [[ ${#faults[@]} -gt 0 ]] || return 0
+  printf '%s\n' "$ini can't be used:" >&2
+  printf '  %s\n' "${faults[@]}" >&2
+  refuse "nothing was done: correct these, then run the same command again"
+}
+
+check_settings() {
+  local name
+  for name in "${SECRETS[@]}" "${SETTINGS[@]}"; do
+    [[ $(env_value "$name") != put-your-* ]] ||
+      fault "$name still holds the text of the example: fill it in, or take the line out"
+  done
+  need COS_BUCKET
+  need COS_ENDPOINT
+  need COS_CRN ": the subscription needs to know the COS instance, with HMAC credentials too"
+  matches COS_CRN "$(env_value COS_CRN)" '^crn:v1:[^:]*:[^:]*:cloud-object-storage:[^:]*:[^:]*:[0-9a-fA-F-]{36}:' \
+    "the CRN of a Cloud Object Storage instance"
+  check_destination
+  mode=$(env_value FLOWLOG_MODE)
+  mode=${mode:-simple}
+  matches FLOWLOG_MODE "$mode" '^(simple|remember|catch-up)$' "simple, remember or catch-up"
+  if hmac && ! { has COS_HMAC_ACCESS_KEY_ID && has COS_HMAC_SECRET_ACCESS_KEY; }; then
+    fault "COS_HMAC_ACCESS_KEY_ID and COS_HMAC_SECRET_ACCESS_KEY are a pair: one of them is not set"
+  fi
+  check_deploy
+}
+
+check_destination() {
+  destination=$(env_value LOG_DESTINATION)
+  destination=${destination:-logdna}
+  case $destination in
+    logdna)
+      need LOGDNA_INGESTION_KEY
+      has LOGDNA_ENDPOINT || has LOGDNA_REGION ||
+        fault "LOGDNA_ENDPOINT is not set, nor is LOGDNA_REGION: one of them must be"
+      ;;
+    cloud-logs)
+      need CLOUD_LOGS_ENDPOINT
+      if makes_key; then
+        matches CLOUD_LOGS_ENDPOINT "$(env_value CLOUD_LOGS_ENDPOINT)" \
+          '^(https://)?[0-9a-fA-F-]{36}\.(api|ingress)\.' \
+          "https://INSTANCE_GUID.ingress.REGION.logs.cloud.ibm.com, which the role Sender is given on"
+      fi
+      ;;
+    *) fault "LOG_DESTINATION is not logdna or cloud-logs" ;;
+  esac
+}
+
+check_deploy() {
+  local bucket_region
+  bucket_region=$(env_value COS_ENDPOINT)
+  if [[ $bucket_region =~ s3\.(direct\.|private\.)?([a-z0-9-]+)\.cloud-object-storage\.appdomain\.cloud ]]; then
+    bucket_region=${BASH_REMATCH[2]}
+    default REGION "$bucket_region"
+    [[ $deploy_REGION == "$bucket_region" ]] ||
+      fault "REGION is $deploy_REGION but COS_ENDPOINT is in $bucket_region: bucket, project and job must be in one region"
+  fi
+  [[ -n ${deploy_REGION-} ]] || fault "REGION is not set in [deploy]"
+  defaults
+  [[ -n $deploy_IMAGE$deploy_SOURCE ]] ||
+    fault "IMAGE is not set in [deploy], nor is SOURCE: one of them must be"
+  [[ -z $deploy_IMAGE || -z $deploy_SOURCE ]] ||
+    fault "IMAGE and SOURCE are both set in [deploy]: only one of them can be"
+  [[ -z $deploy_SOURCE || $deploy_SOURCE == https://* || -f $(source_folder)/Dockerfile ]] ||
+    fault "SOURCE is neither an https:// URL of a repository nor a folder with a Dockerfile"
+  matches NAME "$deploy_NAME" '^[a-z][a-z0-9-]{0,23}[a-z0-9]$' "2 to 25 lower-case letters, digits and hyphens"
+  matches REGION "${deploy_REGION-}" '^[a-z0-9-]+$' "a region, such as us-south"
+  matches PROJECT "$deploy_PROJECT" '^[A-Za-z0-9][A-Za-z0-9 ._-]*$' "a project's name"
+  matches IMAGE "$deploy_IMAGE" '^[A-Za-z0-9][A-Za-z0-9._/:@-]*$' "an image"
+  check_sizes
+}
+
+defaults() {
+  default NAME flowlog
+  default PROJECT "$deploy_NAME"
+  default RESOURCE_GROUP ""
+  default IMAGE ""
+  default SOURCE ""
+  default REGISTRY_SECRET ""
+  # A run for one event reads one object; a backfill is worth a whole CPU.
+  default CPU 0.125
+  default MEMORY 0.25G
+  default RETRY_LIMIT 3
+  default MAX_EXECUTION_TIME 7200
+  default ARRAY_SIZE 1
+  default BACKFILL_CPU 1
+  default BACKFILL_MEMORY 4G
+  default BACKFILL_MAX_EXECUTION_TIME 86400
+  # Listing needs more than Object Reader, and STATE needs Writer.
+  if [[ $mode == simple ]]; then default COS_ROLE "Content Reader"; else default COS_ROLE Writer; fi
+}
+
+check_sizes() {
+  local name value
+  for name in RETRY_LIMIT MAX_EXECUTION_TIME ARRAY_SIZE BACKFILL_MAX_EXECUTION_TIME; do
+    value="deploy_$name"
+    matches "$name" "${!value}" '^[0-9]{1,5}$' "a whole number"
+  done
+  for name in CPU BACKFILL_CPU; do
+    value="deploy_$name"
+    matches "$name" "${!value}" '^[0-9]+(\.[0-9]+)?$' "a number of CPUs, such as 0.125"
+  done
+  for name in MEMORY BACKFILL_MEMORY; do
+    value="deploy_$name"
+    matches "$name" "${!value}" '^[0-9]+(\.[0-9]+)?[MG]$' "a size, such as 0.25G"
+  done
+  [[ $deploy_ARRAY_SIZE != 0 ]] || fault "ARRAY_SIZE must be 1 or more"
+  matches COS_ROLE "$deploy_COS_ROLE" '^(Object Reader|Content Reader|Reader|Writer)$' \
+    "Object Reader, Content Reader, Reader or Writer"
+}
+
+hmac() { has COS_HMAC_ACCESS_KEY_ID || has COS_HMAC_SECRET_ACCESS_KEY; }
+
+# Whether this script has to make an API key: the job needs one, and the ini file has none.
+makes_key() { ! has APIKEY && { ! hmac || [[ $destination == cloud-logs ]]; }; }
+
+source_folder() {
+  case $deploy_SOURCE in
+    /*) say "$deploy_SOURCE" ;;
+    *) say "$ROOT/$deploy_SOURCE" ;;
+  esac
+}
+
+# A setting as the job in the cloud gets it: the direct endpoint is the near one there.
+cloud_value() {
+  local value
+  value=$(env_value "$1")
+  if [[ $1 == COS_ENDPOINT && $value =~ ^(https://)?s3\.(private\.|direct\.)?([a-z0-9-]+\.cloud-object-storage\..*)$ ]]; then
+    value="${BASH_REMATCH[1]}s3.direct.${BASH_REMATCH[3]}"
+  fi
+  printf '%s' "$value"
+}
+
+# --- the CLI -------------------------------------------------------------------------------------
+
+# Runs the CLI: `output` is what it prints, `complaint` what it prints as errors. It must not wait
+# for an answer that nobody gives.
+call() {
+  local status=0
+  output=$(ibmcloud "$@" 2>"$tmp/complaint" </dev/null) || status=$?
+  complaint=$(cat "$tmp/complaint")
+  return $status
+}
+
+said() { grep -qiE "$1" <<<"$output$complaint"; }
+
+# What the CLI says in such cases. None of them is a thing that doesn't exist.
+LOGIN='not logged in|log in|(session|token|login)[^.]*expired|ibmcloud login'
+PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
+MISSING='not found|does not exist|could not be found'
+
+# Ends the script: why a command failed, in one sentence where the reason is known.
+explain() {
+  local reason
+  if said "$LOGIN"; then
+    reason="The login has expired or there is none: run \`ibmcloud login\` (\`--sso\` where your company has it), then the same command again."
+  elif said "$PLUGIN"; then
+    reason="The CLI lacks a plug-in: run \`ibmcloud plugin install code-engine\`, then the same command again."
+  elif said 'already exists'; then
+    reason="It exists already, though it was not found a moment ago: someone else is at work here, or the service is slow to show it. Run the same command again."
+  elif said 'not authorized|unauthorized|forbidden|not have (the )?(required )?(access|permission)'; then
+    reason="Your account lacks a right for this: ask its administrator for it, then run the same command again."
+  elif said 'quota|limit (is |was )?(reached|exceeded)|exceeds? the limit'; then
+    reason="A limit of the account or project is reached: remove what is no longer needed, then run the same command again."
+  elif said "$MISSING"; then
+    reason="Something that this names does not exist: look at the names in $ini."
+  else
+    reason="The CLI gave no reason that is known here."
+  fi
+  {
+    say "failed: $(show "$@")"
+    clean "$output
+$complaint" | grep . | tail -n 12 | sed 's/^/  | /'
+    say "$reason"
+  } >&2
+  exit 1
+}
+
+# True where the thing exists, false where not; anything else ends the script.
+exists() {
+  if [[ -n $dry_run ]]; then
+    show "$@"
+    [[ $assume == present ]]
+    return
+  fi
+  if call "$@"; then return 0; fi
+  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
+  return 1
+}
+
+# A command that changes something, or fails. $1 says what it does.
+change() {
+  local what=$1
+  shift
+  if [[ -n $dry_run ]]; then
+    show "$@"
+    return
+  fi
+  say "$what"
+  call "$@" || explain "$@"
+}
+
+have() {
+  there_now+=("$1")
+}
+
+target() {
+  [[ -n $dry_run ]] || command -v ibmcloud >/dev/null ||
+    die "there is no ibmcloud command: install it (https://cloud.ibm.com/docs/cli) and its plug-in: ibmcloud plugin install code-engine"
+  local arguments=(target -r "$deploy_REGION")
+  [[ -z $deploy_RESOURCE_GROUP ]] || arguments+=(-g "$deploy_RESOURCE_GROUP")
+  change "targeting $deploy_REGION" "${arguments[@]}"
+}
+
+ID='[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
+
+# Every object of the first list in a JSON text, each on one line.
+json_objects() {
+  awk '
+    { text = text $0 " " }
+    END {
+      for (i = 1; i <= length(text); i++) {
+        c = substr(text, i, 1)
+        if (quoted) {
+          if (c == "\\") { item = item c; c = substr(text, ++i, 1) } else if (c == "\"") quoted = 0
+        } else if (c == "\"") quoted = 1
+        else if (c == "[" && !list) { list = 1; depth = 0; item = ""; continue }
+        else if (c == "{" || c == "[") depth++
+        else if (c == "}" || c == "]") { if (list && --depth < 0) exit }
+        if (list) item = item c
+        if (list && c == "}" && depth == 0) { sub(/^[ ,\t]+/, "", item); print item; item = "" }
+      }
+    }'
+}
+
+# The text of a field in JSON; the first one of that name.
+json_text() { sed -nE "s/.*\"$1\": *\"([^\"]*)\".*/\1/p" <<<"$2" | head -n 1; }
+
+json_number() {
+  local number
+  number=$(tr ',{}' '\n' <<<"$2" | sed -nE "s/^ *\"$1\": *([0-9]+) *$/\1/p" | head -n 1)
+  say "${number:-0}"
+}
+
+# --- the record ----------------------------------------------------------------------------------
+# A configmap beside the job's own says what `up` made and a fingerprint of the settings it used,
+# since a secret can't be read back to be compared. Fingerprints are salted with the names.
+
+remembered() { # NAME: the value, if any
+  json_text "$1" "$record"
+}
+
+remember() {
+  local arguments=(ce configmap update --name "$deploy_NAME-record") pair
+  for pair in "$@"; do
+    arguments+=(--from-literal "$pair")
+    record="\"${pair%%=*}\": \"${pair#*=}\"
+$record" # the first of a name counts
+  done
+  change "  noting it in configmap $deploy_NAME-record" "${arguments[@]}"
+}
+
+fingerprint() {
+  { printf '%s/%s/%s\n' "$deploy_REGION" "$deploy_PROJECT" "$deploy_NAME" && cat; } |
+    if command -v sha256sum >/dev/null; then sha256sum
+    elif command -v shasum >/dev/null; then shasum -a 256
+    else openssl dgst -sha256 -r; fi | cut -c1-64
+}
+
+read_record() {
+  record=""
+  if exists ce configmap get --name "$deploy_NAME-record" --output json; then record=$output; fi
+}
+
+# --- what is wanted ------------------------------------------------------------------------------
+
+# NAME=VALUE of those names that have one, then NAME= of those that had one and have none now: an
+# empty value counts as unset.
+lines_of() { # BEFORE NAME...
+  local before=$1 name
+  shift
+  for name in "$@"; do if has "$name"; then say "$name=$(cloud_value "$name")"; fi; done
+  for name in ${before//./ }; do
+    if ! has "$name" && known "$name" "$@"; then say "$name="; fi
+  done
+}
+
+names_of() { # NAME...: those that have a value, joined by dots
+  local name names=""
+  for name in "$@"; do if has "$name"; then names+=".$name"; fi; done
+  printf '%s' "${names#.}"
+}
+
+# Which settings the job's pods see; the order is that of the lists above.
+secret_print() { lines_of "" "${SECRETS[@]}" | fingerprint; }
+config_print() { lines_of "" "${SETTINGS[@]}" | fingerprint; }
+
+job_flags() {
+  job=(--env-from-secret "$deploy_NAME-secret" --env-from-configmap "$deploy_NAME-config"
+    --cpu "$deploy_CPU" --memory "$deploy_MEMORY" --retrylimit "$deploy_RETRY_LIMIT"
+    --maxexecutiontime "$deploy_MAX_EXECUTION_TIME")
+  [[ -z $deploy_REGISTRY_SECRET ]] || job+=(--registry-secret "$deploy_REGISTRY_SECRET")
+}
+
+image_flags() {
+  case $deploy_SOURCE in
+    "") image=(--image "$deploy_IMAGE") ;;
+    https://*) image=(--build-source "$deploy_SOURCE" --build-strategy dockerfile) ;;
+    *) image=(--build-source "$tmp/source" --build-strategy dockerfile) ;;
+  esac
+}
+
+# The files that the image is made of; never the whole folder, which holds the ini file and its keys.
+source_files() {
+  say Dockerfile
+  say .dockerignore
+  sed -n 's/^!//p' "$(source_folder)/.dockerignore"
+}
+
+copy_source() {
+  local file
+  [[ -n $deploy_SOURCE && $deploy_SOURCE != https://* ]] || return 0
+  mkdir "$tmp/source"
+  while IFS= read -r file; do
+    mkdir -p "$(dirname "$tmp/source/$file")"
+    cp -R "$(source_folder)/$file" "$tmp/source/$file"
+  done < <(source_files)
+}
+
+image_print() {
+  case $deploy_SOURCE in
+    "") say "$deploy_IMAGE" ;;
+    https://*) say "$deploy_SOURCE" ;;
+    *) (cd "$tmp/source" && source_files | while IFS= read -r file; do
+      find "$file" -type f -exec cat {} +
+    done) | fingerprint ;;
+  esac
+}
+
+job_print() {
+  job_flags
+  { printf '%s\n' "${job[@]}" && image_print; } | fingerprint
+}
+
+subscription_flags() {
+  local prefix
+  prefix=$(env_value FLOWLOG_PREFIX)
+  # Only writes, and only flow logs: STATE must raise no run.
+  subscription=(--destination-type job --destination "$deploy_NAME" --bucket "$(env_value COS_BUCKET)"
+    --event-type write --prefix "${prefix:-ibm_vpc_flowlogs_}")
+}
+
+subscription_print() {
+  subscription_flags
+  printf '%s\n' "${subscription[@]}" | fingerprint
+}
+
+cos_guid() { env_value COS_CRN | cut -d: -f8; }
+
+logs_guid() { env_value CLOUD_LOGS_ENDPOINT | sed -E 's,^https://,,; s,\..*,,'; }
+
+policies_print() {
+  { hmac || printf '%s\n' "$deploy_COS_ROLE" "$(cos_guid)" "$(env_value COS_BUCKET)"
+    [[ $destination != cloud-logs ]] || logs_guid; } | fingerprint
+}
+
+# --- up ------------------------------------------------------------------------------------------
+
+up() {
+  doing="up"
+  copy_source
+  target
+  ensure_project
+  read_record
+  check_owner
+  ensure_record
+  ensure_authorization
+  if makes_key; then
+    ensure_service_id
+    ensure_policies
+  fi
+  ensure_secret
+  ensure_configmap
+  ensure_job
+  ensure_subscription
+  doing=""
+  [[ -n $dry_run ]] ||
+    say "up: job $deploy_NAME runs for every new flow log in $(env_value COS_BUCKET). What is there already: $0 backfill --ini $ini"
+}
+
+ensure_project() {
+  project_was="found"
+  if ! exists ce project get --name "$deploy_PROJECT"; then
+    change "creating project $deploy_PROJECT" ce project create --name "$deploy_PROJECT"
+    project_was="made"
+  fi
+  have "project $deploy_PROJECT"
+  change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
+}
+
+# Without a record nothing here was made by `up`; things of the same names are someone else's.
+check_owner() {
+  local foreign=()
+  secret_there="" config_there="" job_there="" subscription_there="" service_id_there=""
+  if exists ce secret get --name "$deploy_NAME-secret"; then
+    secret_there=yes foreign+=("secret $deploy_NAME-secret")
+  fi
+  if exists ce configmap get --name "$deploy_NAME-config"; then
+    config_there=yes foreign+=("configmap $deploy_NAME-config")
+  fi
+  if exists ce job get --name "$deploy_NAME"; then
+    job_there=yes foreign+=("job $deploy_NAME")
+  fi
+  if exists ce subscription cos get --name "$deploy_NAME"; then
+    subscription_there=yes foreign+=("subscription $deploy_NAME")
+  fi
+  [[ -z $record ]] || foreign=()
+  if makes_key && exists iam service-id "$(service_id)"; then
+    service_id_there=yes
+    [[ $(remembered SERVICE_ID) == made ]] || foreign+=("service ID $(service_id)")
+  fi
+  [[ ${#foreign[@]} -gt 0 && -z $adopt ]] || return 0
+  doing=""
+  printf '%s\n' "not made by this script, but of the same name:" >&2
+  printf '  %s\n' "${foreign[@]}" >&2
+  die "nothing of it was touched: choose another NAME in [deploy], or take it over with \`up --adopt\`, after which \`down\` removes it too"
+}
+
+ensure_record() {
+  if [[ -z $record ]]; then
+    change "creating configmap $deploy_NAME-record" \
+      ce configmap create --name "$deploy_NAME-record" \
+      --from-literal "PROJECT=$project_was"
+  fi
+  have "configmap $deploy_NAME-record"
+}
+
+# The ID of the authorization of this project on this COS instance; empty where there is none.
+find_authorization() {
+  authorization=""
+  local project
+  exists ce project get --name "$deploy_PROJECT" || true
+  project=$(sed -nE "s/^ID: *($ID).*/\1/p" <<<"$output" | head -n 1)
+  if [[ -n $dry_run ]]; then
+    show iam authorization-policies --output json
+    [[ $assume == absent ]] || authorization="AUTHORIZATION_ID"
+    return 0
+  fi
+  [[ -n $project ]] ||
+    die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
+  call iam authorization-policies --output json || explain iam authorization-policies --output json
+  authorization=$(json_objects <<<"$output" | grep -F "$project" | grep -F "$(cos_guid)" |
+    grep -iE 'notifications ?manager' | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p" | head -n 1) || true
+}
+
+ensure_authorization() {
+  find_authorization
+  if [[ -z $authorization ]]; then
+    # Noted before it is made: an answer may get lost, and `down` must know.
+    [[ $(remembered AUTHORIZATION) == made ]] || remember AUTHORIZATION=made
+    change "authorizing the project to hear of new objects" iam authorization-policy-create \
+      codeengine cloud-object-storage "Notifications Manager" \
+      --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$(cos_guid)"
+  fi
+  have "authorization \"Notifications Manager\""
+}
+
+service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
+
+ensure_service_id() {
+  # A new service ID has neither key nor policies, whatever an older one of this name had.
+  [[ -n $service_id_there && $(remembered SERVICE_ID) == made ]] ||
+    remember SERVICE_ID=made API_KEY=none POLICIES=none
+  [[ -n $service_id_there ]] ||
+    change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
+    --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
+  have "service ID $(service_id)"
+}
+
+# The service ID is ours alone, so on a change all its policies are made anew.
+ensure_policies() {
+  local wanted id
+  wanted=$(policies_print)
+  if [[ -z $service_id_there || $(remembered POLICIES) != "$wanted" ]]; then
+    if [[ -n $service_id_there ]]; then
+      call iam service-policies "$(service_id)" --output json || said 'no polic|not found' ||
+        explain iam service-policies "$(service_id)" --output json
+      for id in $(json_objects <<<"$output" | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p"); do
+        change "removing an older policy" iam service-policy-delete "$(service_id)" "$id" -f
+      done
+    fi
+    create_policies
+    remember "POLICIES=$wanted"
+  fi
+  have "its policies"
+}
+
+create_policies() {
+  hmac || change "giving it $deploy_COS_ROLE on bucket $(env_value COS_BUCKET)" iam service-policy-create \
+    "$(service_id)" --roles "$deploy_COS_ROLE" --service-name cloud-object-storage \
+    --service-instance "$(cos_guid)" --resource-type bucket --resource "$(env_value COS_BUCKET)"
+  [[ $destination != cloud-logs ]] ||
+    change "giving it Sender on the logs instance" iam service-policy-create \
+    "$(service_id)" --roles Sender --service-name logs --service-instance "$(logs_guid)"
+}
+
+# A key's value is shown once, when it is made. One whose value never reached the secret is useless.
+make_key() {
+  local name="$deploy_NAME-key"
+  if exists iam service-api-key "$name" "$(service_id)"; then
+    change "removing an API key that is in no secret" \
+      iam service-api-key-delete "$name" "$(service_id)" -f
+  fi
+  change "creating an API key of the service ID" \
+    iam service-api-key-create "$name" "$(service_id)" \
+    --description "Used by Code Engine job $deploy_NAME" --file "$tmp/key.json"
+  [[ -z $dry_run ]] || return 0
+  api_key=$(json_text apikey "$(tr -d '\n' <"$tmp/key.json")")
+  [[ -n $api_key ]] ||
+    die "the CLI made an API key but its file holds none; run the same command again"
+}
+
+ensure_secret() {
+  local wanted verb="update" new_key=""
+  wanted=$(secret_print)
+  [[ -n $secret_there ]] || verb="create"
+  if makes_key && [[ $verb == create || $(remembered API_KEY) != made ]]; then new_key=yes; fi
+  if [[ -n $new_key || $verb == create || $(remembered SECRET) != "$wanted" ]]; then
+    [[ -z $new_key ]] || make_key
+    # A file that nobody else can read: a command line can be read by all users of this machine.
+    lines_of "$(unused_secrets)" "${SECRETS[@]}" >"$tmp/secret.env"
+    [[ -z $api_key ]] || printf 'APIKEY=%s\n' "$api_key" >>"$tmp/secret.env"
+    change "secret $deploy_NAME-secret: $verb" ce secret "$verb" --name "$deploy_NAME-secret" \
+      --from-env-file "$tmp/secret.env"
+    rm -f "$tmp/secret.env" "$tmp/key.json"
+    local note=("SECRET=$wanted" "SECRET_NAMES=$(names_of "${SECRETS[@]}")")
+    if makes_key; then note+=(API_KEY=made); else note+=(API_KEY=given); fi
+    remember "${note[@]}"
+  fi
+  have "secret $deploy_NAME-secret"
+}
+
+# Names that an earlier `up` filled, without the key that this script looks after itself.
+unused_secrets() {
+  local names
+  names=$(remembered SECRET_NAMES)
+  if [[ $(remembered API_KEY) == made ]] && ! makes_key; then names+=".APIKEY"; fi
+  if makes_key; then names=$(tr '.' '\n' <<<"$names" | grep -vx APIKEY | tr '\n' '.' || true); fi
+  printf '%s' "$names"
+}
+
+ensure_configmap() {
+  local wanted verb="update" arguments line
+  wanted=$(config_print)
+  [[ -n $config_there ]] || verb="create"
+  if [[ $verb == create || $(remembered CONFIG) != "$wanted" ]]; then
+    arguments=(ce configmap "$verb" --name "$deploy_NAME-config")
+    while IFS= read -r line; do arguments+=(--from-literal "$line"); done \
+      < <(lines_of "$(remembered CONFIG_NAMES)" "${SETTINGS[@]}")
+    change "configmap $deploy_NAME-config: $verb" "${arguments[@]}"
+    remember "CONFIG=$wanted" "CONFIG_NAMES=$(names_of "${SETTINGS[@]}")"
+  fi
+  have "configmap $deploy_NAME-config"
+}
+
+ensure_job() {
+  local wanted verb="update"
+  wanted=$(job_print)
+  job_flags
+  image_flags
+  [[ -n $job_there ]] || verb="create"
+  if [[ -n $rebuild || $verb == create || $(remembered JOB) != "$wanted" ]]; then
+    change "job $deploy_NAME: $verb" ce job "$verb" --name "$deploy_NAME" "${image[@]}" "${job[@]}"
+    remember "JOB=$wanted"
+  fi
+  have "job $deploy_NAME"
+}
+
+ensure_subscription() {
+  local wanted
+  wanted=$(subscription_print)
+  subscription_flags
+  if [[ -n $subscription_there && $(remembered SUBSCRIPTION) != "$wanted" ]]; then
+    change "removing subscription $deploy_NAME, to make it anew" \
+      ce subscription cos delete --name "$deploy_NAME" --force
+    subscription_there=""
+    say "objects written until the new one is there raise no run: \`backfill\` finds them"
+  fi
+  if [[ -z $subscription_there ]]; then
+    change "creating subscription $deploy_NAME" \
+      ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
+    remember "SUBSCRIPTION=$wanted"
+  fi
+  have "subscription $deploy_NAME"
+}
+
+# --- backfill, logs, status ----------------------------------------------------------------------
+
+# Selects the project for the commands that need one to be there.
+enter() {
+  assume=present
+  target
+  exists ce project get --name "$deploy_PROJECT" ||
+    die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$0 up --ini $ini\` first"
+  change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
+}
+
+# A retried push-all sends again what it had sent; a catch-up goes on from its checkpoint.
+backfill_retries() { if [[ $mode == catch-up ]]; then say 3; else say 0; fi; }
+
+backfill() {
+  local run size=$deploy_ARRAY_SIZE array=()
+  enter
+  exists ce job get --name "$deploy_NAME" ||
+    die "job $deploy_NAME does not exist: run \`$0 up --ini $ini\` first"
+  read_record
+  [[ -n $dry_run || $(remembered CONFIG) == "$(config_print)" ]] ||
+    die "$ini was changed since the last \`up\`: run \`$0 up --ini $ini\` first, so that the run does what the file says"
+  if [[ $mode == catch-up && $size != 1 ]]; then
+    say "ARRAY_SIZE $size is left out: catch-up has one worker"
+    size=1
+  fi
+  [[ $size == 1 ]] || array=(--array-size "$size")
+  run="$deploy_NAME-backfill-$(date -u +%Y%m%d%H%M%S)"
+  change "submitting run $run" \
+    ce jobrun submit --job "$deploy_NAME" --name "$run" ${array[@]+"${array[@]}"} \
+    --cpu "$deploy_BACKFILL_CPU" --memory "$deploy_BACKFILL_MEMORY" \
+    --maxexecutiontime "$deploy_BACKFILL_MAX_EXECUTION_TIME" --retrylimit "$(backfill_retries)"
+  follow "$run" "$size"
+}
+
+# Reads the state of a run into `done_count` and `failed_count`, `begun` and `readable`.
+# shellcheck disable=SC2034 # await reads `begun` by its name
+read_run() {
+  call ce jobrun get --name "$1" --output json || explain ce jobrun get --name "$1" --output json
+  local succeeded running status
+  succeeded=$(json_number succeeded "$output")
+  failed_count=$(json_number failed "$output")
+  running=$(json_number running "$output")
+  status=$(json_text status "$(tr ',{}' '\n' <<<"$output")")
+  done_count=$((succeeded + failed_count))
+  begun=$((done_count + running))
+  readable=""
+  if said '"(succeeded|failed|running|pending|requested|status)"'; then readable=yes; fi
+  case $status in
+    completed) done_count=$2 begun=$2 ;;
+    failed) done_count=$2 begun=$2 failed_count=$((failed_count > 0 ? failed_count : 1)) ;;
+  esac
+}
+
+# Waits until as many instances as $3 says have $2 (begun or done_count).
+await() {
+  local run=$1 what=$2 count=$3 size=$4 unreadable=0
+  while :; do
+    read_run "$run" "$size"
+    [[ ${!what} -lt $count ]] || return 0
+    [[ -n $readable ]] || unreadable=$((unreadable + 1))
+    [[ $unreadable -lt $UNREADABLE_POLLS ]] ||
+      die "can't tell how run $run is doing; look for yourself: ibmcloud ce jobrun get --name $run"
+    sleep "$POLL_SECONDS"
+  done
+}
+
+# Shows the log while the run lasts, then its summary; the exit code is the run's.
+follow() {
+  local run=$1 size=$2 log="$tmp/log"
+  if [[ -n $dry_run ]]; then
+    show ce jobrun get --name "$run" --output json
+    show ce jobrun logs --jobrun "$run" --follow
+    show ce jobrun logs --jobrun "$run"
+    return 0
+  fi
+  say "following it; if you interrupt this, the run goes on: $0 logs --run $run --ini $ini"
+  await "$run" begun 1 "$size"
+  # A broken connection ends only the showing.
+  ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 ||
+    say "(the log can't be followed any longer; waiting for the end)"
+  await "$run" done_count "$size" "$size"
+  call ce jobrun logs --jobrun "$run" || output=""
+  printf '%s\n' "$output" | sed -n 's/.*\(summary {.*}\)[[:space:]]*$/\1/p' >"$log"
+  tell_end "$run" "$size" "$log"
+}
+
+tell_end() {
+  local run=$1 size=$2 log=$3 missing
+  missing=$((size - $(grep -c . "$log" || true)))
+  [[ $failed_count == 0 ]] ||
+    say "$failed_count of $size instances of run $run failed; what was not delivered is named in the log above"
+  [[ $failed_count == 0 || $size == 1 ]] ||
+    say "run those alone again: ibmcloud ce jobrun resubmit --jobrun $run --array-indexes INDICES --array-size-var-override $size"
+  [[ $missing -le 0 ]] ||
+    say "$missing of $size instances left no summary: they were stopped (memory, time), or their log is not there yet: ibmcloud ce jobrun logs --jobrun $run"
+  clean "$(cat "$log")"
+  [[ $failed_count == 0 ]]
+}
+
+# The name of the newest run; runs of the subscription are there for 10 minutes only.
+latest_run() {
+  json_objects <<<"$output" | while IFS= read -r item; do
+    name=$(grep -oE "\"name\": *\"$deploy_NAME-[^\"]*\"" <<<"$item" | head -n 1 | cut -d'"' -f4) || true
+    time=$(json_text created_at "$item")
+    [[ -n $time ]] || time=$(json_text creationTimestamp "$item")
+    [[ -z $name ]] || say "$time $name"
+  done | sort | tail -n 1 | cut -d' ' -f2
+}
+
+logs() {
+  enter
+  if [[ -z $run_name ]]; then
+    exists ce jobrun list --job "$deploy_NAME" --output json || true
+    run_name=$(latest_run)
+    [[ -z $dry_run ]] || run_name="RUN"
+    [[ -n $run_name ]] ||
+      die "there is no run: those of the subscription are deleted after 10 minutes"
+  fi
+  change "log of run $run_name" ce jobrun logs --jobrun "$run_name"
+  [[ -n $dry_run ]] || clean "$output"
+}
+
+report() { # WHAT ARGUMENTS...
+  local what=$1
+  shift
+  if exists "$@"; then
+    [[ -n $dry_run ]] || say "  there     $what"
+  else
+    say "  missing   $what"
+  fi
+}
+
+compare() { # WHAT NAME PRINT
+  [[ -z $(remembered "$2") || $(remembered "$2") == "$3" ]] ||
+    say "  changed   $1: differs from $ini; \`up\` brings it up to date"
+}
+
+status() {
+  assume=present
+  copy_source
+  target
+  if ! exists ce project get --name "$deploy_PROJECT"; then
+    say "  missing   project $deploy_PROJECT in $deploy_REGION: nothing is deployed"
+    return 0
+  fi
+  change "project $deploy_PROJECT in $deploy_REGION" ce project select --name "$deploy_PROJECT"
+  read_record
+  report "job $deploy_NAME" ce job get --name "$deploy_NAME"
+  report "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
+  report "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
+  report "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
+  ! makes_key || report "service ID $(service_id)" iam service-id "$(service_id)"
+  find_authorization
+  if [[ -z $authorization ]]; then say "  missing   authorization \"Notifications Manager\""
+  elif [[ -z $dry_run ]]; then say "  there     authorization \"Notifications Manager\""; fi
+  compare "secret $deploy_NAME-secret" SECRET "$(secret_print)"
+  compare "configmap $deploy_NAME-config" CONFIG "$(config_print)"
+  compare "job $deploy_NAME" JOB "$(job_print)"
+  compare "subscription $deploy_NAME" SUBSCRIPTION "$(subscription_print)"
+  change "recent runs:" ce jobrun list --job "$deploy_NAME"
+  [[ -n $dry_run ]] || clean "$output"
+}
+
+# --- down ----------------------------------------------------------------------------------------
+
+down() {
+  assume=present
+  target
+  if ! exists ce project get --name "$deploy_PROJECT"; then
+    say "nothing to remove: project $deploy_PROJECT does not exist in $deploy_REGION"
+    return 0
+  fi
+  change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
+  read_record
+  if [[ -z $dry_run && -z $record ]]; then
+    say "nothing to remove: no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"
+    return 0
+  fi
+  doomed=() left=() authorization=""
+  gather
+  ask
+  doing="down"
+  remove
+  doing=""
+  say_left
+}
+
+made() { [[ -n $dry_run || $(remembered "$1") == made ]]; }
+
+# What is there to remove, in the order in which it goes.
+gather() {
+  there subscription "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
+  there job "job $deploy_NAME, with its runs and their logs" ce job get --name "$deploy_NAME"
+  there secret "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
+  there configmap "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
+  if made SERVICE_ID; then
+    there service-id "service ID $(service_id), with its API key and policies" iam service-id "$(service_id)"
+  fi
+  find_authorization
+  if [[ -n $authorization ]]; then
+    if made AUTHORIZATION; then doomed+=("authorization|authorization \"Notifications Manager\"")
+    else left+=("authorization \"Notifications Manager\" ($authorization): it was there before"); fi
+  fi
+  doomed+=("record|configmap $deploy_NAME-record")
+  gather_project
+}
+
+there() { # KIND WHAT ARGUMENTS...
+  local kind=$1 what=$2
+  shift 2
+  if exists "$@"; then doomed+=("$kind|$what"); fi
+}
+
+gather_project() {
+  if [[ -n $with_project ]] && made PROJECT; then
+    doomed+=("project|project $deploy_PROJECT, with ALL that is in it")
+  elif made PROJECT; then
+    left+=("project $deploy_PROJECT, which \`up\` made: ibmcloud ce project delete --name '$deploy_PROJECT'")
+  else
+    left+=("project $deploy_PROJECT: it was there before")
+  fi
+  left+=("bucket $(env_value COS_BUCKET), and all that is in it$([[ $mode == simple ]] || printf %s ', the STATE object too')")
+  [[ -z $deploy_SOURCE ]] ||
+    left+=("the images that Code Engine built, in the account's container registry")
+  ! has APIKEY || left+=("the API key of $ini")
+}
+
+ask() {
+  local each answer=""
+  [[ -z $dry_run ]] || return 0
+  say "This removes:"
+  for each in "${doomed[@]}"; do say "  ${each#*|}"; done
+  [[ -z $yes ]] || return 0
+  printf 'Remove all of it? Type yes: '
+  read -r answer || true
+  [[ $answer == yes ]] || die "nothing was removed"
+}
+
+remove() {
+  local each
+  for each in "${doomed[@]}"; do
+    case ${each%%|*} in
+      subscription) gone "${each#*|}" ce subscription cos delete --name "$deploy_NAME" --force ;;
+      job) gone "${each#*|}" ce job delete --name "$deploy_NAME" --force ;;
+      secret) gone "${each#*|}" ce secret delete --name "$deploy_NAME-secret" --force ;;
+      configmap) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-config" --force ;;
+      service-id) gone "${each#*|}" iam service-id-delete "$(service_id)" -f ;;
+      authorization) gone "${each#*|}" iam authorization-policy-delete "$authorization" -f ;;
+      record) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-record" --force ;;
+      project) gone "${each#*|}" ce project delete --name "$deploy_PROJECT" --force ;;
+    esac
+  done
+}
+
+# What is gone already needs no removing.
+gone() {
+  local what=$1
+  shift
+  if [[ -n $dry_run ]]; then
+    show "$@"
+    return
+  fi
+  say "removing $what"
+  if call "$@"; then return; fi
+  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
+}
+
+say_left() {
+  local each
+  [[ -z $dry_run ]] || return 0
+  say "Left as it is:"
+  for each in "${left[@]}"; do say "  $each"; done
+}
+
+# --- the command line ----------------------------------------------------------------------------
+
+# Runs on every end: removes the files with keys, and says where a broken `up` stands.
+at_end() {
+  local code=$?
+  [[ -z $tmp ]] || rm -rf "$tmp"
+  [[ $code != 0 && -n $doing ]] || return 0
+  {
+    if [[ $doing == up ]]; then
+      say "up stopped half way. There now: $(join ${there_now[@]+"${there_now[@]}"})."
+    else
+      say "down stopped half way; what it had not come to is still there."
+    fi
+    say "Go on with: $0 $doing --ini $ini. It leaves alone what is done."
+  } >&2
+}
+
+join() {
+  local text="" each
+  for each in "$@"; do text+=", $each"; done
+  say "${text:-, nothing that is new}" | sed 's/^, //'
+}
+
+parse_arguments() {
+  while [[ $# -gt 0 ]]; do
+    case $1 in
+      up | backfill | status | logs | down)
+        [[ -z $action ]] || refuse "only one command at a time; see --help"
+        action=$1
+        ;;
+      --ini | --run)
+        [[ $# -gt 1 && -n $2 ]] || refuse "$1 needs a value; see --help"
+        if [[ $1 == --ini ]]; then ini=$2; else run_name=$2; fi
+        shift
+        ;;
+      --dry-run) dry_run=yes ;;
+      --yes) yes=yes ;;
+      --project) with_project=yes ;;
+      --adopt) adopt=yes ;;
+      --rebuild) rebuild=yes ;;
+      -h | --help | help)
+        usage
+        exit 0
+        ;;
+      *) refuse "unknown: $1; see --help" ;;
+    esac
+    shift
+  done
+  [[ -n $action ]] || refuse "say what to do: up, backfill, status, logs or down; see --help"
+}
+
+main() {
+  parse_arguments "$@"
+  trap at_end EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+  tmp=$(mktemp -d)
+  load_settings
+  "$action"
+}
+
+main "$@"

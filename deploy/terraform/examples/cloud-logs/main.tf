@@ -1,0 +1,38 @@
+# Flow logs to IBM Cloud Logs, backlog included, in a project that exists already.
+
+terraform {
+  required_version = ">= 1.5"
+
+  required_providers {
+    ibm = {
+      source  = "IBM-Cloud/ibm"
+      version = ">= 1.70.0, < 3.0.0"
+    }
+  }
+}
+
+provider "ibm" {
+  region = "eu-de"
+}
+
+module "flowlog" {
+  source = "../.."
+
+  image               = "ghcr.io/OWNER/flowlog:1.0.0"
+  project_id          = "00000000-0000-0000-0000-000000000000"
+  region              = "eu-de"
+  bucket              = "my-flow-logs"
+  cos_crn             = "crn:v1:bluemix:public:cloud-object-storage:global:a/ACCOUNT:00000000-0000-0000-0000-000000000000::"
+  destination         = "cloud-logs"
+  cloud_logs_endpoint = "https://00000000-0000-0000-0000-000000000000.ingress.eu-de.logs.cloud.ibm.com"
+  mode                = "catch-up"
+  settings            = { CLOUD_LOGS_SUBSYSTEM = "vpc" }
+
+  # Calls the ibmcloud CLI, which must be logged in where Terraform runs.
+  create_subscription = true
+}
+
+output "backfill_command" {
+  description = "Starts the catch-up."
+  value       = module.flowlog.backfill_command
+}

@@ -1,0 +1,184 @@
+# --- where the job runs --------------------------------------------------------------------------
+
+variable "name" {
+  description = "Name of the job; secret, configmap, subscription and service ID are called after it."
+  type        = string
+  default     = "flowlog"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{0,23}[a-z0-9]$", var.name))
+    error_message = "The name must be 2 to 25 lower-case letters, digits and hyphens."
+  }
+}
+
+variable "project_id" {
+  description = "ID of an existing Code Engine project in the bucket's region; null makes a new one."
+  type        = string
+  default     = null
+}
+
+variable "resource_group_id" {
+  description = "ID of the resource group of a new project; null means the provider's default group."
+  type        = string
+  default     = null
+}
+
+variable "image" {
+  description = "Image of the job, such as ghcr.io/OWNER/flowlog:1.0.0."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", var.image))
+    error_message = "This is not the reference of an image."
+  }
+}
+
+variable "image_secret" {
+  description = "Name of the project's registry secret for a private image; null for a public one."
+  type        = string
+  default     = null
+}
+
+variable "cpu" {
+  description = "CPUs of a run for one event; must go with the memory (Code Engine documents the pairs)."
+  type        = string
+  default     = "0.125"
+}
+
+variable "memory" {
+  description = "Memory of a run for one event."
+  type        = string
+  default     = "0.25G"
+
+  validation {
+    condition     = can(regex("^[0-9]+(\\.[0-9]+)?[MG]$", var.memory))
+    error_message = "The memory must be a size such as 0.25G."
+  }
+}
+
+variable "retry_limit" {
+  description = "How often Code Engine repeats a run that failed."
+  type        = number
+  default     = 3
+
+  validation {
+    condition     = var.retry_limit >= 0 && var.retry_limit <= 5
+    error_message = "The retry limit must be from 0 to 5."
+  }
+}
+
+variable "max_execution_time" {
+  description = "Seconds after which Code Engine ends a run."
+  type        = number
+  default     = 7200
+
+  validation {
+    condition     = var.max_execution_time >= 60 && var.max_execution_time <= 86400
+    error_message = "The time must be from 60 to 86400 seconds."
+  }
+}
+
+# --- where the flow logs are ---------------------------------------------------------------------
+
+variable "cos_crn" {
+  description = "CRN of the Cloud Object Storage instance that holds the bucket."
+  type        = string
+
+  validation {
+    condition     = can(regex("^crn:v1:[^:]*:[^:]*:cloud-object-storage:[^:]*:[^:]*:[0-9a-fA-F-]{36}:", var.cos_crn))
+    error_message = "This is not the CRN of a Cloud Object Storage instance."
+  }
+}
+
+variable "bucket" {
+  description = "The bucket with the flow logs; a regional one."
+  type        = string
+}
+
+variable "region" {
+  description = "Region of bucket, project and job, such as us-south."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9-]+$", var.region))
+    error_message = "The region must be a name such as us-south."
+  }
+}
+
+variable "prefix" {
+  description = "Only keys that start so are flow logs."
+  type        = string
+  default     = "ibm_vpc_flowlogs_"
+}
+
+# --- where the lines go --------------------------------------------------------------------------
+
+variable "destination" {
+  description = "logdna (Mezmo) or cloud-logs (IBM Cloud Logs)."
+  type        = string
+  default     = "logdna"
+
+  validation {
+    condition     = contains(["logdna", "cloud-logs"], var.destination)
+    error_message = "The destination must be logdna or cloud-logs."
+  }
+}
+
+variable "logdna_endpoint" {
+  description = "Base URL of the LogDNA ingestion API; for destination logdna."
+  type        = string
+  default     = "https://logs.mezmo.com"
+}
+
+variable "logdna_ingestion_key" {
+  description = "Ingestion key; required for destination logdna. It is kept in the Terraform state."
+  type        = string
+  default     = null
+  sensitive   = true
+}
+
+variable "cloud_logs_endpoint" {
+  description = "https://INSTANCE_GUID.ingress.REGION.logs.cloud.ibm.com; required for destination cloud-logs."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.cloud_logs_endpoint == null || can(regex("^https://[0-9a-fA-F-]{36}\\.ingress\\.", var.cloud_logs_endpoint))
+    error_message = "This is not the ingress endpoint of an IBM Cloud Logs instance."
+  }
+}
+
+# --- what is pushed ------------------------------------------------------------------------------
+
+variable "mode" {
+  description = "simple, remember or catch-up; the last two write a STATE object into the bucket."
+  type        = string
+  default     = "simple"
+
+  validation {
+    condition     = contains(["simple", "remember", "catch-up"], var.mode)
+    error_message = "The mode must be simple, remember or catch-up."
+  }
+}
+
+variable "settings" {
+  description = "More of the job's settings by name, such as { LOG = \"DEBUG\" }; no secrets."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition = alltrue([
+      for name in keys(var.settings) : contains([
+        "CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM", "FLOWLOG_CONCURRENCY",
+        "FLOWLOG_RETRY_SECONDS", "IAM_ENDPOINT", "KEY_FIRST_LOGGED", "LOG",
+      ], name)
+    ])
+    error_message = "This holds a name that is no setting of the job, or that has a variable of its own."
+  }
+}
+
+variable "create_subscription" {
+  description = "Make the subscription by calling the ibmcloud CLI, which must be logged in; otherwise run output subscription_command once."
+  type        = bool
+  default     = false
+}

@@ -1,0 +1,917 @@
+"""deploy/code-engine.sh against a recording stand-in of the `ibmcloud` CLI."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowlog
+from standins.ibmcloud import Account, authorization, command_of, mutates
+from test_flowlog_to_logdna import Unusable, read_ini
+from tests.harness import PROJECT, SECRETS
+
+SCRIPT = PROJECT / "deploy" / "code-engine.sh"
+COS_GUID = "11111111-2222-3333-4444-555555555555"
+LOGS_GUID = "66666666-7777-8888-9999-aaaaaaaaaaaa"
+CRN = f"crn:v1:bluemix:public:cloud-object-storage:global:a/{'7' * 32}:{COS_GUID}::"
+
+ENV = {
+    "COS_BUCKET": "my-flow-logs",
+    "COS_ENDPOINT": "s3.us-south.cloud-object-storage.appdomain.cloud",
+    "COS_CRN": CRN,
+    "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
+    "LOGDNA_ENDPOINT": "https://logs.mezmo.com",
+}
+CLOUD_LOGS = {
+    "LOGDNA_INGESTION_KEY": "",
+    "LOGDNA_ENDPOINT": "",
+    "LOG_DESTINATION": "cloud-logs",
+    "CLOUD_LOGS_ENDPOINT": f"https://{LOGS_GUID}.ingress.us-south.logs.cloud.ibm.com",
+}
+DEPLOY = {"image": "ghcr.io/someone/flowlog:1.0.0"}
+SUMMARY = 'summary {"mode":"simple","objects":3,"failed":[],"version":"1.0.0"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What one run of the script left behind."""
+
+    code: int
+    text: str
+    calls: list[list[str]]
+
+    @property
+    def changes(self) -> list[str]:
+        """The commands that changed something in the account, notes of the record left out."""
+        return [
+            command_of(call)
+            for call in self.calls
+            if mutates(call) and "flowlog-record" not in call
+        ]
+
+    def call(self, command: str) -> list[str]:
+        """The one call of this command that is no note of the record."""
+        (call,) = (
+            each
+            for each in self.calls
+            if command_of(each) == command and "flowlog-record" not in each
+        )
+        return call
+
+
+@dataclass(slots=True)
+class Desk:
+    """A person's machine: an ini file, and the CLI of an account."""
+
+    folder: Path
+    account: Account
+    env: dict[str, str] = field(default_factory=lambda: dict(ENV))
+    deploy: dict[str, str] = field(default_factory=lambda: dict(DEPLOY))
+    shell: tuple[str, ...] = ("bash",)
+
+    @property
+    def ini(self) -> Path:
+        return self.folder / "my.ini"
+
+    def write_ini(self) -> None:
+        sections = {"env": self.env, "deploy": self.deploy}
+        self.ini.write_text(
+            "".join(
+                f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+                for name, values in sections.items()
+            )
+        )
+
+    def run(self, *arguments: str, stdin: str = "") -> Done:
+        self.write_ini()
+        return self.run_as_it_is(*arguments, "--ini", str(self.ini), stdin=stdin)
+
+    def run_as_it_is(self, *arguments: str, stdin: str = "", **environ: str) -> Done:
+        """Run with the ini file that is there. No file of the script may be left behind."""
+        files = self.folder / "tmp"
+        files.mkdir(exist_ok=True)
+        self.account.calls()
+        process = subprocess.run(
+            [*self.shell, str(SCRIPT), *arguments],
+            env={
+                "PATH": f"{self.account.program.parent}:{os.environ['PATH']}",
+                "TMPDIR": str(files),
+                "FLOWLOG_POLL_SECONDS": "0",
+                **environ,
+            },
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        assert not list(files.iterdir()), "files were left behind"
+        return Done(process.returncode, process.stdout, self.account.calls())
+
+    def up(self, *arguments: str) -> Done:
+        done = self.run("up", *arguments)
+        assert done.code == 0, done.text
+        return done
+
+    @property
+    def project(self) -> dict[str, Any]:
+        project: dict[str, Any] = self.account.state["projects"]["flowlog"]
+        return project
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with Account(tmp_path) as account:
+        yield Desk(tmp_path, account)
+    assert_no_secret_was_shown()
+
+
+shown: list[Done] = []
+
+
+@pytest.fixture(autouse=True)
+def _watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remember what every run showed and called, for `assert_no_secret_was_shown`."""
+    shown.clear()
+    original = Desk.run_as_it_is
+
+    def run(self: Desk, *arguments: str, **options: str) -> Done:
+        done = original(self, *arguments, **options)
+        shown.append(done)
+        return done
+
+    monkeypatch.setattr(Desk, "run_as_it_is", run)
+    yield
+
+
+def assert_no_secret_was_shown() -> None:
+    """Neither output nor any argument holds a secret; all the test's secrets start so."""
+    for done in shown:
+        assert "canary" not in done.text
+        assert not [call for call in done.calls if "canary" in " ".join(call)]
+
+
+def settled(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without what differs each time: IDs, and the key that was made."""
+    text = repr({**state, "mutations": 0, "fail": None})
+    marks: dict[str, str] = {}
+    pattern = (
+        r"canary-made-key-[0-9a-f-]{36}|(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    )
+    text = re.sub(pattern, lambda found: marks.setdefault(found[0], f"id{len(marks)}"), text)
+    result: dict[str, Any] = eval(text)  # the text was made by repr, two lines above
+    return result
+
+
+# --- up ------------------------------------------------------------------------------------------
+
+FROM_NOTHING = [
+    "ce project create",
+    "iam authorization-policy-create",
+    "iam service-id-create",
+    "iam service-policy-create",
+    "iam service-api-key-create",
+    "ce secret create",
+    "ce configmap create",
+    "ce job create",
+    "ce subscription cos create",
+]
+
+
+def test_up_from_nothing(desk: Desk) -> None:
+    done = desk.up()
+    assert done.changes == FROM_NOTHING
+    state, project = desk.account.state, desk.project
+    (service_id,) = state["service_ids"].values()
+    assert project["secret"]["flowlog-secret"] == {
+        "APIKEY": service_id["keys"]["flowlog-key"],
+        "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
+    }
+    assert project["configmap"]["flowlog-config"] == {
+        "COS_BUCKET": "my-flow-logs",
+        "COS_ENDPOINT": "s3.direct.us-south.cloud-object-storage.appdomain.cloud",
+        "COS_CRN": CRN,
+        "LOGDNA_ENDPOINT": "https://logs.mezmo.com",
+    }
+    assert project["subscription"]["flowlog"] == {
+        "--name": "flowlog",
+        "--destination-type": "job",
+        "--destination": "flowlog",
+        "--bucket": "my-flow-logs",
+        "--event-type": "write",
+        "--prefix": "ibm_vpc_flowlogs_",
+    }
+    assert project["job"]["flowlog"]["--retrylimit"] == "3"
+    (policy,) = service_id["policies"].values()
+    assert policy == {
+        "--roles": "Content Reader",
+        "--service-name": "cloud-object-storage",
+        "--service-instance": COS_GUID,
+        "--resource-type": "bucket",
+        "--resource": "my-flow-logs",
+    }
+
+
+def test_up_twice_changes_nothing(desk: Desk) -> None:
+    desk.up()
+    before = desk.account.state
+    again = desk.up()
+    assert not [call for call in again.calls if mutates(call)]
+    assert desk.account.state == before
+
+
+def test_up_for_cloud_logs_may_send_too(desk: Desk) -> None:
+    desk.env |= CLOUD_LOGS
+    desk.up()
+    (service_id,) = desk.account.state["service_ids"].values()
+    roles = {
+        each["--service-instance"]: each["--roles"] for each in service_id["policies"].values()
+    }
+    assert roles == {COS_GUID: "Content Reader", LOGS_GUID: "Sender"}
+    assert list(desk.project["secret"]["flowlog-secret"]) == ["APIKEY"]
+    assert not [call for call in desk.up().calls if mutates(call)]
+
+
+def test_a_mode_with_state_may_write(desk: Desk) -> None:
+    desk.env["FLOWLOG_MODE"] = "catch-up"
+    assert "Writer" in desk.up().call("iam service-policy-create")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"APIKEY": SECRETS["APIKEY"]},
+        {
+            "COS_HMAC_ACCESS_KEY_ID": "canary-id",
+            "COS_HMAC_SECRET_ACCESS_KEY": SECRETS["COS_HMAC_SECRET_ACCESS_KEY"],
+        },
+    ],
+    ids=["an API key", "HMAC"],
+)
+def test_no_service_id_where_the_file_has_credentials(desk: Desk, given: dict[str, str]) -> None:
+    desk.env |= given
+    assert not [change for change in desk.up().changes if "service" in change]
+    assert desk.project["secret"]["flowlog-secret"] == given | {
+        "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"]
+    }
+
+
+CHANGES: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
+    ({"LOGDNA_INGESTION_KEY": "canary-new"}, {}, ["ce secret update"]),
+    ({"LOG": "DEBUG"}, {}, ["ce configmap update"]),
+    ({"LOGDNA_ENDPOINT": "", "LOGDNA_REGION": "us-south"}, {}, ["ce configmap update"]),
+    ({}, {"memory": "0.5G", "cpu": "0.25"}, ["ce job update"]),
+    ({}, {"image": "ghcr.io/someone/flowlog:1.0.1"}, ["ce job update"]),
+    (
+        {"FLOWLOG_PREFIX": "flows/"},
+        {},
+        ["ce configmap update", "ce subscription cos delete", "ce subscription cos create"],
+    ),
+    (
+        {"FLOWLOG_MODE": "remember"},
+        {},
+        ["iam service-policy-delete", "iam service-policy-create", "ce configmap update"],
+    ),
+    ({"APIKEY": "canary-own"}, {}, ["ce secret update"]),
+]
+
+
+@pytest.mark.parametrize(("env", "deploy", "expected"), CHANGES, ids=[str(i) for i in range(8)])
+def test_a_changed_setting_changes_only_what_it_concerns(
+    desk: Desk, env: dict[str, str], deploy: dict[str, str], expected: list[str]
+) -> None:
+    desk.up()
+    made_key = desk.project["secret"]["flowlog-secret"]["APIKEY"]
+    desk.env |= env
+    desk.deploy |= deploy
+    assert desk.up().changes == expected
+    secret, config = (desk.project[kind] for kind in ("secret", "configmap"))
+    pod = {**secret["flowlog-secret"], **config["flowlog-config"]}
+    for name, value in (ENV | env | {"APIKEY": env.get("APIKEY", made_key)}).items():
+        if name != "COS_ENDPOINT":
+            assert pod[name] == value
+    assert not [call for call in desk.up().calls if mutates(call)]
+
+
+def test_a_key_that_leaves_the_file_is_replaced_by_one_that_is_made(desk: Desk) -> None:
+    desk.env["APIKEY"] = "canary-own"
+    desk.up()
+    desk.env.pop("APIKEY")
+    assert "iam service-api-key-create" in desk.up().changes
+    assert desk.project["secret"]["flowlog-secret"]["APIKEY"].startswith("canary-made-key-")
+
+
+def test_what_was_removed_by_hand_comes_back(desk: Desk) -> None:
+    desk.up()
+    state = desk.account.state
+    state["service_ids"].clear()
+    state["authorizations"].clear()
+    state["projects"]["flowlog"]["job"].clear()
+    desk.account.state = state
+    desk.up()
+    (service_id,) = desk.account.state["service_ids"].values()
+    assert desk.project["secret"]["flowlog-secret"]["APIKEY"] == service_id["keys"]["flowlog-key"]
+    assert desk.project["job"] and desk.account.state["authorizations"]
+
+
+def test_what_others_made_is_not_touched(desk: Desk) -> None:
+    desk.up()
+    state = desk.account.state
+    del state["projects"]["flowlog"]["configmap"]["flowlog-record"]
+    desk.account.state = state
+    done = desk.run("up")
+    assert done.code == 1
+    for name in ("job flowlog", "secret flowlog-secret", "service ID flowlog-flowlog-us-south"):
+        assert name in done.text
+    assert desk.account.state["projects"] == state["projects"]
+    desk.up("--adopt")
+    assert not [call for call in desk.up().calls if mutates(call)]
+
+
+def test_an_authorization_that_was_there_is_kept(desk: Desk) -> None:
+    desk.up()
+    state = desk.account.state
+    project = state["projects"]["flowlog"]
+    for kind in ("configmap", "secret", "job", "subscription"):
+        project[kind].clear()
+    state["service_ids"].clear()
+    other = authorization("codeengine", "other", "cloud-object-storage", COS_GUID, "Reader")
+    state["authorizations"].append(other)
+    desk.account.state = state
+    assert "iam authorization-policy-create" not in desk.up().changes
+    done = desk.run("down", "--yes")
+    assert "it was there before" in done.text
+    assert desk.account.state["authorizations"] == state["authorizations"]
+
+
+# --- from source ---------------------------------------------------------------------------------
+
+
+def test_a_build_from_source_takes_only_what_the_image_needs(desk: Desk) -> None:
+    desk.deploy = {"source": str(desk.folder / "checkout")}
+    checkout = desk.folder / "checkout"
+    checkout.mkdir()
+    (checkout / "Dockerfile").write_text("FROM x\n")
+    (checkout / ".dockerignore").write_text("*\n!flowlog.py\n")
+    (checkout / "flowlog.py").write_text("1\n")
+    (checkout / "test.ini").write_text("canary\n")
+    call = desk.up().call("ce job create")
+    assert call[call.index("--build-source") + 1].endswith("/source")
+    assert desk.up().changes == []
+    (checkout / "test.ini").write_text("canary-2\n")
+    assert desk.up().changes == []
+    (checkout / "flowlog.py").write_text("2\n")
+    assert desk.up().changes == ["ce job update"]
+    assert desk.up("--rebuild").changes == ["ce job update"]
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+STEPS = 17
+"""Calls of an `up` from nothing that change something; test_failing_at_each_step checks it."""
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The state that an undisturbed `up` leaves."""
+    folder = tmp_path_factory.mktemp("complete")
+    with Account(folder) as account:
+        Desk(folder, account).up()
+    assert account.state["mutations"] == STEPS
+    return settled(account.state)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(STEPS))
+def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int, when: str) -> None:
+    """`after`: it was done, but the answer says otherwise, as where a connection breaks."""
+    fail = {"number": number, "when": when, "text": "503: the service is not available"}
+    desk.account.set(fail=fail)
+    done = desk.run("up")
+    assert done.code == 1
+    assert "503: the service is not available" in done.text
+    assert f"Go on with: {SCRIPT} up --ini {desk.ini}" in done.text
+    assert number == 0 or "There now: project flowlog" in done.text
+    desk.account.set(fail=None)
+    desk.up()
+    found = settled(desk.account.state)
+    # What can't be known any more counts as not made by `up`, so that `down` leaves it.
+    if number in (0, 1) and when == "after":
+        found["projects"]["flowlog"]["configmap"]["flowlog-record"]["PROJECT"] = "made"
+    if number == 1 and when == "before":
+        found["projects"]["flowlog"]["configmap"]["flowlog-record"]["PROJECT"] = "made"
+    assert normal(found) == normal(complete)
+
+
+def normal(state: dict[str, Any]) -> dict[str, Any]:
+    """Independent of the order in which things were noted."""
+    return {**settled(state), "projects": state["projects"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("You are not authorized to access this resource.", "lacks a right"),
+        ("The secret already exists.", "Run the same command again"),
+        ("You exceeded the limit of configmaps; quota", "A limit of the account"),
+        ("FAILED\nNot logged in. Use 'ibmcloud login' to log in.", "ibmcloud login"),
+        (f"bad value {SECRETS['LOGDNA_INGESTION_KEY']}", "bad value ***"),
+    ],
+)
+def test_a_failure_is_explained(desk: Desk, text: str, advice: str) -> None:
+    desk.account.set(fail={"number": 9, "when": "before", "text": text})
+    done = desk.run("up")
+    assert done.code == 1
+    assert advice in done.text
+
+
+@pytest.mark.parametrize("command", ["up", "backfill", "status", "logs", "down"])
+def test_an_expired_login_is_said_in_one_sentence(desk: Desk, command: str) -> None:
+    desk.account.set(login="expired")
+    done = desk.run(command)
+    assert done.code == 1
+    assert "The login has expired or there is none: run `ibmcloud login`" in done.text
+    assert len(done.calls) == 1
+
+
+def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None:
+    desk.up()
+    program = desk.account.program
+    text = program.read_text()
+    program.write_text(
+        text.replace(
+            "\nexec",
+            '\n[ "$1" = target ] || { echo "Token not found. Log in again."; exit 1; }\nexec',
+        )
+    )
+    done = desk.run("up")
+    assert done.code == 1
+    assert "ibmcloud login" in done.text
+    assert "creating" not in done.text
+
+
+def test_without_the_cli_it_says_where_to_get_it(desk: Desk) -> None:
+    desk.write_ini()
+    desk.account.program.unlink()
+    done = desk.run_as_it_is("up", "--ini", str(desk.ini))
+    assert done.code == 1
+    assert "ibmcloud plugin install code-engine" in done.text
+
+
+# --- secrets -------------------------------------------------------------------------------------
+
+
+TRACES = [
+    *((("bash", "-x"), command) for command in ("up", "backfill", "status", "logs", "down")),
+    (("bash", "-xv"), "up"),
+    (("env", "SHELLOPTS=xtrace", "bash"), "up"),
+]
+
+
+@pytest.mark.parametrize(("traced", "command"), TRACES)
+def test_no_trace_shows_a_secret(desk: Desk, traced: tuple[str, ...], command: str) -> None:
+    desk.env["FLOWLOG_PREFIX"] = "flows/"
+    if command != "up":
+        desk.up()
+    desk.shell = traced
+    desk.account.set(run={"log": [SUMMARY]})
+    done = desk.run(command, *(["--yes"] if command == "down" else []))
+    # What was shown is looked at for secrets at the end of every test.
+    assert done.code == (1 if command == "logs" else 0), done.text
+
+
+def test_the_trace_of_the_cli_is_switched_off(desk: Desk) -> None:
+    desk.up()
+    done = desk.run_as_it_is("status", "--ini", str(desk.ini), IBMCLOUD_TRACE="true")
+    assert "recent runs" in done.text
+    assert "REQUEST" not in done.text
+
+
+def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None:
+    call = desk.up().call("ce secret create")
+    assert "--from-env-file" in call and "--from-literal" not in call
+    # That the file's mode was 0600, and that it is gone, is seen to by the stand-in and `Desk`.
+
+
+@pytest.mark.parametrize(("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 143)])
+def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
+    pid = desk.folder / "pid"
+    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
+    kill = f'\ncase "$*" in *"secret create"*) kill -{number} $(cat {pid}); exit 1;; esac\nexec'
+    program = desk.account.program
+    program.write_text(program.read_text().replace("\nexec", kill, 1))
+    done = desk.run("up")
+    # `Desk` looks for files that were left behind.
+    assert done.code == code
+    assert "up stopped half way" in done.text
+
+
+def test_no_other_program_is_given_a_secret(desk: Desk) -> None:
+    """Any user of a machine can list the arguments of all its programs."""
+    desk.env["APIKEY"] = SECRETS["APIKEY"]
+    log = desk.folder / "arguments"
+    for name in ("awk", "cat", "cp", "cut", "grep", "head", "mktemp", "rm", "sed", "sha256sum",
+                 "sort", "tail", "tr"):  # fmt: skip
+        wrapper = desk.account.program.parent / name
+        wrapper.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
+        wrapper.chmod(0o755)
+    desk.up()
+    desk.env.pop("APIKEY")
+    desk.up()
+    desk.run("status")
+    assert "sha256sum" in log.read_text()
+    assert "canary" not in log.read_text()
+
+
+# --- dry run -------------------------------------------------------------------------------------
+
+
+def without_paths(calls: list[list[str]]) -> list[list[str]]:
+    return [[re.sub(r"/.*/(?=[a-z.]+$)", "TMP/", word) for word in call] for call in calls]
+
+
+def printed(done: Done) -> list[list[str]]:
+    """The commands of a dry run, as a shell would read them."""
+    lines = [shlex.split(line) for line in done.text.splitlines()]
+    assert all(line[0] == "ibmcloud" for line in lines), done.text
+    return [line[1:] for line in lines]
+
+
+@pytest.mark.parametrize("more", [{}, CLOUD_LOGS, {"APIKEY": SECRETS["APIKEY"]}])
+def test_a_dry_run_prints_what_up_runs(desk: Desk, more: dict[str, str]) -> None:
+    desk.env |= more
+    dry = desk.run("up", "--dry-run")
+    assert dry.code == 0
+    assert dry.calls == []
+    real = desk.up()
+    assert without_paths(printed(dry)) == without_paths(real.calls)
+
+
+def test_a_dry_run_of_down_prints_what_down_runs(desk: Desk) -> None:
+    desk.up()
+    dry = desk.run("down", "--dry-run", "--project")
+    assert (dry.code, dry.calls) == (0, [])
+    real = desk.run("down", "--yes", "--project")
+    ids = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|AUTHORIZATION_ID"
+    assert [re.sub(ids, "ID", shlex.join(call)) for call in printed(dry)] == [
+        re.sub(ids, "ID", shlex.join(call)) for call in real.calls
+    ]
+
+
+@pytest.mark.parametrize("command", ["backfill", "status", "logs"])
+def test_the_other_dry_runs_run_nothing(desk: Desk, command: str) -> None:
+    done = desk.run(command, "--dry-run")
+    assert (done.code, done.calls) == (0, [])
+    assert printed(done)
+
+
+# --- backfill, logs, status ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "array", "retries", "size"),
+    [
+        ("simple", "8", "0", "8"),
+        ("simple", "1", "0", None),
+        ("remember", "4", "0", "4"),
+        ("catch-up", "8", "3", None),
+    ],
+)
+def test_backfill_fits_the_mode(
+    desk: Desk, mode: str, array: str, retries: str, size: str | None
+) -> None:
+    desk.env["FLOWLOG_MODE"] = mode
+    desk.deploy["array_size"] = array
+    desk.up()
+    count = int(size or 1)
+    desk.account.set(run={"polls": 2, "log": ["INFO pushing 3 objects", *[SUMMARY] * count]})
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+    call = done.call("ce jobrun submit")
+    options = dict(itertools.pairwise(call))
+    assert options["--retrylimit"] == retries
+    assert options.get("--array-size") == size
+    assert options["--maxexecutiontime"] == "86400"
+    assert "INFO pushing 3 objects" in done.text
+    assert done.text.splitlines()[-count:] == [SUMMARY] * count
+
+
+def test_backfill_of_a_run_that_fails(desk: Desk) -> None:
+    desk.deploy["array_size"] = "4"
+    desk.up()
+    desk.account.set(run={"failed": 1, "log": [f"[x] {SUMMARY}"] * 3})
+    done = desk.run("backfill")
+    assert done.code == 1
+    assert "1 of 4 instances" in done.text
+    assert "1 of 4 instances left no summary" in done.text
+    assert "--array-size-var-override 4" in done.text
+    assert done.text.splitlines()[-1] == SUMMARY
+
+
+def test_backfill_says_when_it_cannot_tell(desk: Desk) -> None:
+    desk.up()
+    program = desk.account.program
+    answer = '\ncase "$*" in *"jobrun get"*) echo "{}"; exit;; esac\nexec'
+    program.write_text(program.read_text().replace("\nexec", answer, 1))
+    done = desk.run("backfill")
+    assert done.code == 1
+    assert "can't tell how run" in done.text
+
+
+@pytest.mark.parametrize("change", ["not up", "ini changed"])
+def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(desk: Desk, change: str) -> None:
+    if change == "ini changed":
+        desk.up()
+        desk.env["FLOWLOG_MODE"] = "catch-up"
+    done = desk.run("backfill")
+    assert done.code == 1
+    assert f"{SCRIPT} up --ini" in done.text
+    assert "ce jobrun submit" not in done.changes
+
+
+def test_logs_shows_the_latest_run(desk: Desk) -> None:
+    desk.up()
+    assert "there is no run" in desk.run("logs").text
+    state = desk.account.state
+    # The newest is neither the first or last of the list, nor by name.
+    for name, hour in (("flowlog-b", 1), ("flowlog-c", 3), ("flowlog-d", 2), ("flowlog-a", 0)):
+        run = {"log": [f"this is {name}"], "created": f"2026-11-25T0{hour}:00:00Z"}
+        state["projects"]["flowlog"]["jobrun"][name] = run
+    desk.account.state = state
+    assert "this is flowlog-c" in desk.run("logs").text
+    assert "this is flowlog-a" in desk.run("logs", "--run", "flowlog-a").text
+
+
+def test_status_says_what_is_there_and_what_differs(desk: Desk) -> None:
+    assert "nothing is deployed" in desk.run("status").text
+    desk.up()
+    done = desk.run("status")
+    assert done.text.count("  there     ") == 6
+    assert "  missing   " not in done.text and "  changed   " not in done.text
+    desk.env["LOG"] = "DEBUG"
+    state = desk.account.state
+    state["projects"]["flowlog"]["subscription"].clear()
+    desk.account.state = state
+    done = desk.run("status")
+    assert done.code == 0
+    assert "  missing   subscription flowlog" in done.text
+    assert "  changed   configmap flowlog-config" in done.text
+    assert not [call for call in done.calls if mutates(call)]
+
+
+# --- down ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ["no\n", "", "y\n"])
+def test_down_asks_first(desk: Desk, answer: str) -> None:
+    desk.up()
+    before = desk.account.state
+    done = desk.run("down", stdin=answer)
+    assert done.code == 1
+    assert "nothing was removed" in done.text
+    assert desk.account.state == before
+
+
+def test_down_removes_its_own_and_nothing_else(desk: Desk) -> None:
+    desk.up()
+    state = desk.account.state
+    state["projects"]["flowlog"]["job"]["other"] = {"--image": "x"}
+    state["service_ids"]["other"] = {"policies": {}, "keys": {}}
+    other = authorization(
+        "codeengine", "other", "cloud-object-storage", COS_GUID, "Notifications Manager"
+    )
+    state["authorizations"].append(other)
+    desk.account.state = state
+    done = desk.run("down", stdin="yes\n")
+    assert done.code == 0, done.text
+    state = desk.account.state
+    project = state["projects"]["flowlog"]
+    assert project["job"] == {"other": {"--image": "x"}}
+    assert not project["secret"] and not project["configmap"] and not project["subscription"]
+    assert list(state["service_ids"]) == ["other"]
+    assert state["authorizations"] == [other]
+    assert "project flowlog, which `up` made" in done.text
+    assert "bucket my-flow-logs" in done.text
+    assert "nothing to remove" in desk.run("down").text
+
+
+def test_down_leaves_a_project_that_was_there(desk: Desk) -> None:
+    desk.up()
+    desk.run("down", "--yes")
+    desk.up()
+    done = desk.run("down", "--yes", "--project")
+    assert "project flowlog: it was there before" in done.text
+    assert "flowlog" in desk.account.state["projects"]
+
+
+def test_down_with_the_project(desk: Desk) -> None:
+    desk.up()
+    assert desk.run("down", "--yes", "--project").code == 0
+    state = desk.account.state
+    assert (state["projects"], state["service_ids"], state["authorizations"]) == ({}, {}, [])
+    assert "nothing to remove" in desk.run("down").text
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_down_goes_on_where_it_failed(desk: Desk, number: int) -> None:
+    desk.up()
+    desk.account.set(mutations=0, fail={"number": number, "when": "after", "text": "503"})
+    done = desk.run("down", "--yes")
+    assert done.code == 1
+    assert "down stopped half way" in done.text
+    desk.account.set(fail=None)
+    assert desk.run("down", "--yes").code == 0
+    state = desk.account.state
+    assert (state["service_ids"], state["authorizations"]) == ({}, [])
+    assert not any(state["projects"]["flowlog"][kind] for kind in ("secret", "configmap", "job"))
+
+
+# --- the ini file --------------------------------------------------------------------------------
+
+
+def test_everything_that_is_missing_is_named_at_once(desk: Desk) -> None:
+    desk.env, desk.deploy = {"FLOWLOG_MODE": "sometimes"}, {"cpu": "much"}
+    done = desk.run("up")
+    assert (done.code, done.calls) == (2, [])
+    for name in ("COS_BUCKET", "COS_ENDPOINT", "COS_CRN", "LOGDNA_INGESTION_KEY",
+                 "LOGDNA_ENDPOINT", "FLOWLOG_MODE", "REGION", "IMAGE", "CPU"):  # fmt: skip
+        assert name in done.text
+
+
+FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
+    ({"APIKEI": "canary"}, {}, "APIKEI in [env] is no setting"),
+    ({}, {"colour": "red"}, "COLOUR in [deploy] is no setting"),
+    ({"LOGDNA_INGESTION_KEY": "put-your-ingestion-key-here"}, {}, "text of the example"),
+    (
+        {"COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/A:INSTANCE::"},
+        {},
+        "COS_CRN",
+    ),
+    ({}, {"region": "eu-de"}, "must be in one region"),
+    ({}, {"source": "."}, "only one of them"),
+    ({}, {"image": "", "source": "/nowhere"}, "SOURCE is neither"),
+    ({}, {"array_size": "0"}, "ARRAY_SIZE must be"),
+    ({}, {"retry_limit": "often"}, "RETRY_LIMIT is not a whole number"),
+    ({}, {"cos_role": "Manager"}, "COS_ROLE is not"),
+    ({}, {"name": "Flow Log"}, "NAME is not"),
+    ({"COS_HMAC_ACCESS_KEY_ID": "a"}, {}, "are a pair"),
+    ({"LOG_DESTINATION": "syslog"}, {}, "LOG_DESTINATION is not"),
+    ({**CLOUD_LOGS, "CLOUD_LOGS_ENDPOINT": "https://logs.example"}, {}, "INSTANCE_GUID"),
+    ({"COS_BUCKET": "a\n  b"}, {}, "COS_BUCKET goes on over more than one line"),
+]
+
+
+@pytest.mark.parametrize(("env", "deploy", "said"), FAULTS, ids=[said for *_, said in FAULTS])
+def test_a_setting_that_cannot_be(
+    desk: Desk, env: dict[str, str], deploy: dict[str, str], said: str
+) -> None:
+    desk.env |= env
+    desk.deploy |= deploy
+    done = desk.run("up")
+    assert (done.code, done.calls) == (2, [])
+    assert said in done.text
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["s3.us-south.", "s3.private.us-south.", "https://s3.us-south.", "s3.direct.us-south."],
+)
+def test_the_direct_endpoint_is_used_in_the_cloud(desk: Desk, endpoint: str) -> None:
+    desk.env["COS_ENDPOINT"] = endpoint + "cloud-object-storage.appdomain.cloud"
+    desk.up()
+    used = desk.project["configmap"]["flowlog-config"]["COS_ENDPOINT"]
+    assert (
+        used.removeprefix("https://") == "s3.direct.us-south.cloud-object-storage.appdomain.cloud"
+    )
+
+
+ODD = [
+    "[env]\nLOG=a\n",
+    "\ufeff[env]\nlog = a\n",
+    "[env]\r\nLog : a\r\nLOGDNA_ENDPOINT = b:c=d\r\n",
+    "[env]\nLOG = a = b : c\n",
+    "[env]\nLOG:a=b\n",
+    "[env]\nLOG = 100%(x)s %% $HOME `x` \\n 'q' \"w\" ; no # comment\n",
+    "# LOG = a\n; x\n[env]\n  # LOG = b\n\t; LOG = c\nLOG = # d\n",
+    "[env]\nLOG =\n",
+    "[env]\nLOG =   \n\nAPIKEY = x\n",
+    "[env]\n  LOG = a\n  APIKEY = b\n",
+    "[env]\n  LOG = a\nAPIKEY = b\n",
+    "[other]\nLOG = a\n[env] ; x\nLOG = b\n[more]\nLOG = c\n",
+    "[DEFAULT]\nLOG = a\nAPIKEY = z\n[env]\nLOG = b\n",
+    "[env]\nLOG\t=\ta\t\n",
+    "[env]\nLOG = a\n\n\n[x]\n",
+    "[env]\nLOG = [b]\n[deploy]\n[c]]\n",
+    "[env]\nLOG = caf\u00e9 \u2713\n",
+    # refused by both
+    "LOG = a\n",
+    "[env\nLOG = a\n",
+    "[env]\nLOG\n",
+    "[env]\n= a\n",
+    "[env]\nLOG = a\nlog = b\n",
+    "[env]\n[env]\n",
+    "[Env]\nLOG = a\n",
+    "",
+    "[]\nLOG = a\n",
+    "[env]\nCOS_BUCKET = a\n  b\n",
+    "[env]\nCOS_BUCKET =\n  b\n",
+]
+
+
+def read_by_the_script(path: Path) -> dict[str, str] | None:
+    """Section [env] as the script reads it; None where it finds a fault."""
+    function = re.search(r"^read_section\(\) \{.*?^\}$", SCRIPT.read_text(), re.M | re.S)
+    assert function
+    out = subprocess.run(
+        ["bash", "-c", f'{function[0]}\nLC_ALL=C read_section env "$1"', "bash", str(path)],
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    lines = [line.split(" ", 1) for line in out.splitlines()]
+    if any(kind != "value" for kind, _ in lines):
+        return None
+    return dict(text.split("=", 1) for _, text in lines)
+
+
+def read_by_the_tester(path: Path) -> dict[str, str] | None:
+    try:
+        values = read_ini(path)
+    except Unusable:
+        return None
+    # No setting can hold a line break; the script says so at once, the job when it runs.
+    return None if any("\n" in value for value in values.values()) else values
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_the_script_and_the_tester_read_the_same(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd.ini"
+    path.write_bytes(text.encode())
+    assert read_by_the_script(path) == read_by_the_tester(path)
+
+
+def test_the_example_is_read_by_both(desk: Desk) -> None:
+    example = PROJECT / "test.ini.example"
+    assert read_by_the_script(example) == read_ini(example)
+    done = desk.run_as_it_is("up", "--dry-run", "--ini", str(example))
+    assert done.code == 2, "it has to be filled in first"
+    filled = example.read_text().replace("ACCOUNT:INSTANCE", f"a:{COS_GUID}")
+    filled = re.sub(r"(?<== )put-your-\S*", "canary", filled)
+    desk.ini.write_text(filled)
+    done = desk.run_as_it_is("up", "--dry-run", "--ini", str(desk.ini))
+    assert done.code == 0, done.text
+
+
+def test_the_script_knows_every_setting_of_the_job() -> None:
+    text = Path(flowlog.__file__).read_text()
+    names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', text)) | {"LOG"}
+    names -= {"CE_DATA", "CE_TYPE", "JOB_INDEX", "JOB_ARRAY_SIZE", "JOB_INDEX_RETRY_COUNT"}
+    lists = re.findall(r"^(?:SECRETS|SETTINGS)=\((.*?)\)", SCRIPT.read_text(), re.M | re.S)
+    assert set(" ".join(lists).split()) == names
+    assert set(flowlog._SECRETS) <= set(lists[0].split())
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["sideways"], ["up", "down"], ["up", "--ini"], ["up", "--colour"]]
+)
+def test_a_wrong_command_line(desk: Desk, arguments: list[str]) -> None:
+    done = desk.run_as_it_is(*arguments)
+    assert (done.code, done.calls) == (2, [])
+    assert "--help" in done.text
+
+
+def test_help(desk: Desk) -> None:
+    done = desk.run_as_it_is("--help")
+    assert done.code == 0
+    for word in ("up", "backfill", "status", "logs", "down", "--dry-run", "--ini"):
+        assert word in done.text
+
+
+def test_a_file_that_is_not_there(desk: Desk) -> None:
+    done = desk.run_as_it_is("up", "--ini", str(desk.folder / "none.ini"))
+    assert done.code == 2
+    assert "copy test.ini.example" in done.text
+
+
+def shellcheck(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "shellcheck"
+    return subprocess.run([program, *arguments], capture_output=True, text=True)
+
+
+def test_shellcheck() -> None:
+    checked = shellcheck(str(SCRIPT))
+    assert checked.returncode == 0, checked.stdout
