@@ -328,9 +328,9 @@ call() {
 said() { grep -qiE "$1" <<<"$output$complaint"; }
 
 # What the CLI says in such cases. None of them is a thing that doesn't exist.
-LOGIN='not logged in|log in|(session|token|login)[^.]*expired|ibmcloud login'
+LOGIN='not logged in|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud login'
 PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
-MISSING='not found|does not exist|could not be found'
+MISSING='not found|does not exist|could not be found|(^|[^a-z])no [^.]* (was |were )?found'
 
 # Ends the script: why a command failed, in one sentence where the reason is known.
 explain() {

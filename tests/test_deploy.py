@@ -462,6 +462,26 @@ def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None
     assert "creating" not in done.text
 
 
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("Secret 'x' not found.", True),
+        ("No service ID found for name x.", True),
+        ("The project does not exist in the catalog in us-south.", True),
+        ("Not logged in. Use 'ibmcloud login' to log in.", False),
+        ("'ce' is not a registered command: plug-in not found", False),
+        ("500: could not reach the server", False),
+    ],
+)
+def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool) -> None:
+    answer = f'\n[ "$1" = target ] || {{ echo "{text}" >&2; exit 1; }}\nexec'
+    desk.account.program.write_text(desk.account.program.read_text().replace("\nexec", answer, 1))
+    done = desk.run("up")
+    assert done.code == 1
+    assert ("creating project" in done.text) is missing
+    assert text in done.text
+
+
 def test_without_the_cli_it_says_where_to_get_it(desk: Desk) -> None:
     desk.write_ini()
     desk.account.program.unlink()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,9 @@ def image() -> Iterator[Image]:
 @pytest.mark.parametrize("uid", [10001, 54321])
 def test_the_image_pushes_as_any_user(image: Image, uid: int) -> None:
     assert image.uid == 10001, "not root by itself"
+    if CAN_CHANGE_USER:
+        who = replace(image, command=["python", "-c", "import os; print(os.getuid())"])
+        assert who.run({}, uid).out == f"{uid}\n"
     before = image.files()
     with services() as place:
         items = list(flow_log_objects(5, 4))
