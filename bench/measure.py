@@ -40,7 +40,7 @@ class Workload:
     rows: int
 
     def __str__(self) -> str:
-        return f"{self.objects:,} × {self.rows:,}"
+        return f"{self.objects:,} by {self.rows:,}"
 
 
 @dataclass(frozen=True, slots=True)

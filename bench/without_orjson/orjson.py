@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+loads = json.loads
+JSONDecodeError = json.JSONDecodeError
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
