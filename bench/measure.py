@@ -107,6 +107,10 @@ class Process:
         """Send a signal."""
         self._process.send_signal(number)
 
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.perf_counter() - self._started
+
     def log(self) -> str:
         """What it has written so far."""
         size = os.fstat(self._log.fileno()).st_size
