@@ -10,7 +10,7 @@ import pstats
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,9 @@ def _by_fetch(endpoint: str, iam: lib.IAM, bucket: str) -> Callable[[str], bytes
 def shards(count: str, shares: str, sets: str) -> dict[str, list[float]]:
     """How even the shares of each set of keys are: (largest - smallest) / mean."""
     number, spreads = int(shares), []
-    for seed in range(int(sets)):
-        keys = [item.key for item in flow_log_objects(int(count), 0, seed, DAY)]
+    for number_of_set in range(int(sets)):
+        newest = DAY + timedelta(minutes=7919 * number_of_set)
+        keys = [item.key for item in flow_log_objects(int(count), 0, newest=newest)]
         held = [sum(lib.Shard(i, number).holds(key) for key in keys) for i in range(number)]
         if sum(held) != len(keys):
             raise AssertionError("the shares do not hold every key once")

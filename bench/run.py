@@ -1,4 +1,4 @@
-"""`python -m bench.run [--quick]`: measures everything; prints and writes the table and the plot."""
+"""`python -m bench.run [--quick]`: measures everything, prints and writes the table and plot."""
 
 from __future__ import annotations
 
