@@ -136,11 +136,9 @@ class Shard:
     def holds(self, key: str) -> bool:
         """Whether `key` belongs to this share.
 
-        Depends on nothing but the key, so that instances that list at different moments agree. By
-        a checksum that adds: keys are so much alike, and many count up, that they take turns, which
-        is more even than the chance of a better hash.
+        Depends on nothing but the key, so that instances that list at different moments agree.
         """
-        return self.count == 1 or zlib.adler32(key.encode()) % self.count == self.index
+        return self.count == 1 or zlib.crc32(key.encode()) % self.count == self.index
 
 
 # --- the store -----------------------------------------------------------------------------------
