@@ -29,8 +29,9 @@ def results(rows: Sequence[Row], command: str) -> str:
     return (
         f"# Results of `{command}`\n\n"
         f"Python {platform.python_version()}, {os.cpu_count()} cores, which the services share."
-        " Medians of several whole processes, measured in turns; in every run each row arrived,"
-        " once. Latency: 25 ms for a GET or HEAD, 50 ms for a listing, 80 ms for a POST.\n\n"
+        " Medians of several whole processes; what is compared was measured in turns. In every run"
+        " each row arrived, once. Latency: 25 ms for a GET or HEAD, 50 ms for a listing, 80 ms for a"
+        " POST.\n\n"
         f"{table(rows)}"
     )
 
