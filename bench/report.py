@@ -30,8 +30,8 @@ def results(rows: Sequence[Row], command: str) -> str:
         f"# Results of `{command}`\n\n"
         f"Python {platform.python_version()}, {os.cpu_count()} cores, which the services share."
         " Medians of several whole processes; what is compared was measured in turns. In every run"
-        " each row arrived, once. Latency: 25 ms for a GET or HEAD, 50 ms for a listing, 80 ms for a"
-        " POST.\n\n"
+        " each row arrived, once. Latency: 25 ms for a GET or HEAD, 50 ms for a listing, 80 ms for"
+        " a POST.\n\n"
         f"{table(rows)}"
     )
 
