@@ -42,7 +42,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure, panels = pyplot.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
@@ -54,6 +54,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
         axes.set(xlabel=name, ylabel="wall time in seconds", xscale="log", yscale="log")
         ticks = sorted({x for curve in shown for x, _ in curve.points})
         axes.set_xticks(ticks)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(plain)
         axes.yaxis.set_major_formatter(plain)
