@@ -1,4 +1,5 @@
-# Two commands do all their own set-up: `make run` shows the job at work, `make test` checks it.
+# Three commands do all their own set-up: `make run` shows the job at work, `make test` checks it,
+# `make bench` measures it (`make bench QUICK=1` in two minutes, roughly, and writes no file).
 PYTHON ?= python3
 # Where `make run` sends to: logdna or cloud-logs.
 DESTINATION ?= logdna
@@ -6,8 +7,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
+READY_BENCH := $(VENV)/.ready-bench
 
-.PHONY: run test nightly lint types unit audit lock clean
+.PHONY: run test bench nightly lint types unit audit lock clean
 
 run: $(READY)
 	$(PY) -m standins.demo $(DESTINATION)
@@ -25,6 +27,9 @@ types: $(READY)
 unit: $(READY)
 	$(PY) -m pytest
 
+bench: $(READY_BENCH)
+	$(PY) -m bench.run $(if $(QUICK),--quick)
+
 # The stamp is made last: a set-up that broke off is done again.
 $(READY): requirements-build.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12")'
@@ -32,6 +37,10 @@ $(READY): requirements-build.txt tests/requirements.txt
 	$(PIP) -r requirements-build.txt
 	$(PIP) --no-build-isolation --use-pep517 -r tests/requirements.txt
 	touch $(READY)
+
+$(READY_BENCH): $(READY) bench/requirements.txt
+	$(PIP) -r bench/requirements.txt
+	touch $(READY_BENCH)
 
 # The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
 nightly: $(READY)
@@ -49,6 +58,7 @@ lock:
 	$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) --output-file requirements.txt
 	$(COMPILE) --group test --output-file tests/requirements.txt
+	$(COMPILE) --group test --group bench --output-file bench/requirements.txt
 	$(COMPILE:pyproject.toml=) --group build --output-file requirements-build.txt
 
 clean:

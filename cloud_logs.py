@@ -5,7 +5,7 @@ IBM Cloud docs, Cloud Logs, "Sending logs by using the API" and "Limits".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,9 +73,9 @@ class CloudLogs(Destination):
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
 
-    def encode(self, body: bytes) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
         """The body as it is: whether the service takes compressed ones is not documented."""
-        return body
+        return b"".join(parts)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]

@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+from isal import igzip_lib, isal_zlib
+
 UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 """Larger objects are refused: a real row takes about 550 bytes, so 100,000 rows have room."""
 
@@ -27,6 +30,10 @@ WHOLE_LIMIT_BYTES = 2 * 1024 * 1024
 thirty times the memory of its text (`[[],[],…`)."""
 
 _CHUNK_BYTES = 256 * 1024
+_BROKEN: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment] # so are its stubs
+_GZIP = 16 + 15
+"""What zlib calls a gzip member with a window of any size."""
+
 _DELIMITERS = frozenset(" \t\n\r,:]}")
 _SPACE = re.compile("[ \t\n\r]*")
 
@@ -49,12 +56,28 @@ def decode(content: bytes) -> FlowLog:
     Raises Unreadable, saying why, for everything that is not a flow log.
     """
     with _explained():
+        text = _unpacked_at_once(content)
+        if text is not None:
+            return _whole(text)
         head = b""
         for chunk in unpack(content):
             head += chunk
             if len(head) > WHOLE_LIMIT_BYTES:
                 return _walked(content)
         return _whole(head)
+
+
+def _unpacked_at_once(content: bytes) -> bytes | None:
+    """The JSON text of a small object that is one whole gzip member, as almost every one is.
+
+    None for all others. In a third of the time that `GzipFile` takes.
+    """
+    unpacker = isal_zlib.decompressobj(wbits=_GZIP)
+    try:
+        text = unpacker.decompress(content, WHOLE_LIMIT_BYTES)
+    except _BROKEN:
+        return None
+    return text if unpacker.eof and not unpacker.unused_data else None
 
 
 def unpack(content: bytes, limit: int = UNPACKED_LIMIT_BYTES) -> Iterator[bytes]:
@@ -103,7 +126,9 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _whole(text: bytes) -> FlowLog:
-    document = _JSON.decode(text.decode("utf-8-sig"))
+    document = _plain(text)
+    if document is None:
+        document = _JSON.decode(text.decode("utf-8-sig"))
     if not isinstance(document, dict):
         raise _no_object()
     entries = document.pop("flow_logs", None)
@@ -112,6 +137,29 @@ def _whole(text: bytes) -> FlowLog:
     if not all(isinstance(entry, dict) for entry in entries):
         raise _no_entry()
     return FlowLog(_without_count(document), entries)
+
+
+def _plain(text: bytes) -> dict[str, Any] | None:
+    """The document by `orjson`, in less than half of the time, where both parsers agree.
+
+    None where `orjson` refuses it, and where it may have cut a number: it reads integers of over 64
+    bits as floats.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    fields = {name: value for name, value in document.items() if name != "flow_logs"}
+    entries = document.get("flow_logs")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return None
+    plain = all(_PLAIN.issuperset(map(type, one.values())) for one in (fields, *entries))
+    return document if plain else None
+
+
+_PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def _no_object() -> Unreadable:

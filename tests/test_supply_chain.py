@@ -10,7 +10,12 @@ import pytest
 from tests.audit import report
 from tests.harness import PROJECT
 
-LOCKS = ("requirements.txt", "requirements-build.txt", "tests/requirements.txt")
+LOCKS = (
+    "requirements.txt",
+    "requirements-build.txt",
+    "tests/requirements.txt",
+    "bench/requirements.txt",
+)
 PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)(?: ; [^\\]+)? \\$")
 
 
@@ -49,6 +54,7 @@ def test_the_locks_hold_what_the_one_list_names() -> None:
 
 def test_what_is_tested_is_what_runs() -> None:
     assert pins("requirements.txt").items() <= pins("tests/requirements.txt").items()
+    assert pins("tests/requirements.txt").items() <= pins("bench/requirements.txt").items()
 
 
 def test_every_package_of_the_image_is_listed_with_its_licence() -> None:

@@ -1,0 +1,5 @@
+"""Its error."""
+
+from zlib import error as IsalError
+
+__all__ = ["IsalError"]
