@@ -1,6 +1,6 @@
 """Lists and reads objects, with about a third of the CPU that the SDK's client takes.
 
-The SDK builds, validates, signs, sends, parses and hooks every request in some 3,500 function
+The SDK builds, validates, signs, sends, parses and hooks every request in some 7,000 function
 calls, which for flow logs is more than all the rest of the work together; and making its client
 takes as long as reading a hundred objects. What a GET really needs of it is used here: its
 signature and its tokens. Everything else, of which there is little, is left to its client.
