@@ -141,8 +141,8 @@ class Shard:
         """Whether `key` belongs to this share.
 
         Depends on nothing but the key, so that instances that list at different moments agree. By
-        a checksum that adds: the keys of an interface count up and so take turns, which is more even
-        than the chance of a better hash.
+        a checksum that adds: the keys of an interface count up and so take turns, which is more
+        even than the chance of a better hash.
         """
         return self.count == 1 or zlib.adler32(key.encode()) % self.count == self.index
 
@@ -527,33 +527,36 @@ def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
     """One line an entry; contract, section 4. Raises Unreadable."""
     fields, added = flow_log.fields, {"_app": APP, "key": key}
     captured = fields.get("capture_end_time")
-    rendered = _renderer(fields, added)
+    parts = _parts(fields, added)
     for entry in flow_log.entries:
+        head, own, tail = parts(entry)
         yield Line(
-            rendered(entry),
+            own,
             milliseconds(entry.get("end_time") or captured),
             entry.get("action") == "rejected",
+            head,
+            tail,
         )
 
 
-def _renderer(
+def _parts(
     fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], bytes]:
+) -> Callable[[Mapping[str, Any]], tuple[bytes, bytes, bytes]]:
     """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
 
     What all lines share is rendered once, unless an entry has a field of the same name.
     """
     always = fields.keys() | added.keys()
-    head = b"{" + render({name: fields[name] for name in fields if name not in added})[1:-1]
-    tail = render(added)[1:]
+    head = b"{%b," % render({name: fields[name] for name in fields if name not in added})[1:-1]
+    tail = b",%b" % render(added)[1:]
     apart = bool(fields) and fields.keys().isdisjoint(added)
 
-    def rendered(entry: Mapping[str, Any]) -> bytes:
+    def parts(entry: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
         if apart and entry and always.isdisjoint(entry):
-            return b"%b,%b,%b" % (head, render(entry)[1:-1], tail)
-        return render({**fields, **entry, **added})
+            return head, render(entry)[1:-1], tail
+        return b"", render({**fields, **entry, **added}), b""
 
-    return rendered
+    return parts
 
 
 def source_of(flow_log: FlowLog) -> Source:

@@ -11,6 +11,7 @@ indistinguishable from one that died before, so that batch is sent again.
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import threading
 import time
@@ -51,12 +52,25 @@ MILLISECONDS_PER_HOUR = 60 * 60 * 1000
 class Line(NamedTuple):
     """One flow as a log line: compact JSON in UTF-8, and the flow's own time in UTC milliseconds.
 
-    `time` is None where the flow names none that can be read.
+    The text comes in three parts, since lines of one object have the first and the last in common,
+    which are three quarters of it. `time` is None where the flow names none that can be read.
     """
 
-    text: bytes
+    own: bytes
     time: int | None = None
     rejected: bool = False
+    head: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def text(self) -> bytes:
+        """All of the line."""
+        return b"%b%b%b" % (self.head, self.own, self.tail)
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return len(self.head) + len(self.own) + len(self.tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +197,7 @@ class Destination(ABC):
 
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies."""
-        return len(line.text)
+        return line.size
 
     @abstractmethod
     def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
@@ -232,10 +246,13 @@ class LogDNA(Destination):
 
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines into elements of a request. `now` in UTC milliseconds."""
+        shared = functools.lru_cache(maxsize=4)(_escaped)
 
         def render(line: Line) -> bytes:
-            return b'{"line":%b,"timestamp":%d,"level":"%b","app":"FLCE","hostname":"%b"}' % (
-                orjson.dumps(line.text.decode()),
+            return b'{"line":"%b%b%b","timestamp":%d,"level":"%b","app":"FLCE","hostname":"%b"}' % (
+                shared(line.head),
+                _escaped(line.own),
+                shared(line.tail),
                 self.timestamp(line, now),
                 b"WARN" if line.rejected else b"INFO",
                 HOSTNAME.encode(),
@@ -264,6 +281,11 @@ class LogDNA(Destination):
             # A redirect would carry the key to a host nobody named.
             allow_redirects=False,
         )
+
+
+def _escaped(text: bytes) -> bytes:
+    """UTF-8 as it stands inside a string of JSON."""
+    return orjson.dumps(text.decode())[1:-1]
 
 
 # --- batches -------------------------------------------------------------------------------------

@@ -190,8 +190,9 @@ def test_a_line_that_no_request_can_hold_is_named_and_the_others_go(service: Ing
 @pytest.mark.parametrize("text", ['a"b\\c\n\x00\x1f', "é日本\U0001f600", "\u2028</script>", ""])
 def test_an_element_is_json_that_gives_the_text_back(text: str) -> None:
     render = LogDNA("http://x", KEY).renderer(Source(), 7)
-    assert json.loads(render(Line(text.encode(), 5, rejected=True))) == {
-        "line": text,
+    head, tail = f"1{text}".encode(), f"{text}3".encode()
+    assert json.loads(render(Line(text.encode(), 5, True, head, tail))) == {
+        "line": f"1{text}{text}{text}3",
         "timestamp": 5,
         "level": "WARN",
         "app": "FLCE",
