@@ -1,5 +1,5 @@
 # Three commands do all their own set-up: `make run` shows the job at work, `make test` checks it,
-# `make bench` measures it (`make bench QUICK=1` in two minutes, roughly, and writes no file).
+# `make bench` measures it (`make bench QUICK=1` is a short look that writes no file).
 PYTHON ?= python3
 # Where `make run` sends to: logdna or cloud-logs.
 DESTINATION ?= logdna
@@ -24,8 +24,9 @@ types: $(READY)
 	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py fetch.py \
 		wire.py cloud_logs.py test_flowlog_to_logdna.py
 
+# More workers than cores, since most tests wait for a job or for a server that is told to be slow.
 unit: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 4 --dist loadfile
 
 bench: $(READY_BENCH)
 	$(PY) -m bench.run $(if $(QUICK),--quick)
