@@ -23,6 +23,7 @@ from state import (
     Status,
     cutoff,
     has_settled,
+    read_catch_up,
 )
 
 if TYPE_CHECKING:
@@ -181,11 +182,14 @@ class Worker:
 
     def _say_replaced(self, replaced: Replaced) -> None:
         """This run's objects are another worker's now, unless there is no STATE at all."""
-        if self._job.state.read() is None:
+        snapshot = self._job.state.read()
+        if snapshot is None:
             raise StateError(
                 f"the STATE object {self._job.state.key!r} was deleted while the catch-up was"
                 " running: the next run starts over"
             ) from None
+        # Raises where it was no other worker that has written it.
+        read_catch_up(snapshot, self._job.state.key)
         log.warning("stopped: %s. Another worker goes on from the last checkpoint", replaced)
 
 

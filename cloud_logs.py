@@ -94,6 +94,7 @@ class CloudLogs(Destination):
             # As `auth`, since a mere header gives way to what ~/.netrc says of this host.
             auth=_Bearer(token),
             timeout=timeout,
+            stream=True,
             # A redirect would carry the token to a host nobody named.
             allow_redirects=False,
         )

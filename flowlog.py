@@ -223,6 +223,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     retry = env.parsed("FLOWLOG_RETRY_SECONDS", _parse_retry, RetryPolicy())
     concurrency = env.parsed("FLOWLOG_CONCURRENCY", _parse_concurrency, lib.CONCURRENCY)
     event = env.parsed("CE_DATA", lambda text: parse_event(text, env.text("CE_TYPE")), None)
+    _check_endpoint(env, endpoint, bucket)
     if event and event.bucket and event.bucket != bucket:
         env.warnings.append(f"the event's bucket {event.bucket!r} wins over COS_BUCKET {bucket!r}")
         bucket = event.bucket
@@ -246,6 +247,14 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _check_endpoint(env: _Environment, endpoint: str, bucket: str) -> None:
+    """With the bucket in the endpoint as well, every object would seem to be gone."""
+    parts = urlsplit(endpoint)
+    host = parts.hostname or ""
+    if bucket and (host.startswith(f"{bucket}.s3.") or parts.path.endswith(f"/{bucket}")):
+        env.faults.append("COS_ENDPOINT must not hold the bucket's name, which is added to it")
 
 
 def _repetition(mode: str, tries: int) -> Iterable[str]:
@@ -319,6 +328,8 @@ def _shard(env: _Environment, mode: str) -> lib.Shard:
     index = env.parsed("JOB_INDEX", _parse_number, 0)
     if count < 1:
         env.faults.append("JOB_ARRAY_SIZE must be 1 or more")
+    elif count > 1 and not env.text("JOB_INDEX"):
+        env.faults.append(f"JOB_INDEX is not set, although JOB_ARRAY_SIZE is {count}")
     elif index >= count:
         env.faults.append(
             f"JOB_INDEX {index} is outside of JOB_ARRAY_SIZE {count}: run indices from 0 on,"
@@ -527,6 +538,7 @@ def run(
         opened = delivery(settings, stop)
         code = _run_mode(settings, stop, opened, tally, on_progress)
     mode = environ.get("FLOWLOG_MODE", "").strip() or "simple"
+    mode = mode if mode in lib.MODES else "unknown"
     say_failures(tally)
     log.log(SUMMARY, "%s", summary(mode, tally, opened, time.monotonic() - started))
     return code
@@ -565,12 +577,19 @@ def _run_mode(
         log.warning("told to stop")
     except (lib.StoreError, StateError) as error:
         log.error("%s", error)
+        _name_event(settings.event, tally, str(error))
         broken = True
     except Exception as error:
         log.error("a fault of this program, please report it: %s: %s", type(error).__name__, error)
         log.debug("where it happened", exc_info=True)
         broken = True
     return exit_code(tally, stop, broken=broken)
+
+
+def _name_event(event: lib.Event | None, tally: lib.Tally, why: str) -> None:
+    """Name the event's object where the run ended before it came to it."""
+    if event and not (tally.objects or tally.skipped or tally.failed_total):
+        tally.failed.append(event.key, why)
 
 
 def main() -> None:

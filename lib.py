@@ -60,6 +60,7 @@ T = TypeVar("T")
 
 STATE_LIMIT_BYTES = 64 * 1024
 _STATE_TRIES = 10
+_RACE_SECONDS = 0.5
 
 CONCURRENCY = 32
 """Objects read at the same time."""
@@ -73,6 +74,9 @@ CALL_SECONDS = 600.0
 OPEN_OBJECTS = 20_000
 """Objects whose lines were handed over but which are not settled, since one before them isn't. With
 more of them reading waits, so that a single request that hangs costs time and not memory."""
+
+STOPPING_SECONDS = 5.0
+"""Bound of an exchange about STATE once the run is to end."""
 
 PROGRESS_SECONDS = 5.0
 PAGE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -181,7 +185,7 @@ def signing_region(endpoint: str) -> str:
     return found[1] if found else "us-east-1"
 
 
-def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
+def create_client(endpoint: str, credentials: HMAC | IAM, answer_seconds: float = 60.0) -> Any:
     """An S3 client of the IBM COS SDK, for everything but listing and reading objects.
 
     Made from `ibm_botocore`, the core of the SDK: `ibm_boto3` adds resources and transfers on top,
@@ -200,8 +204,8 @@ def create_client(endpoint: str, credentials: HMAC | IAM) -> Any:
         region_name=signing_region(endpoint),
         s3={"addressing_style": "path"},
         retries={"mode": "standard", "total_max_attempts": 5},
-        connect_timeout=10,
-        read_timeout=60,
+        connect_timeout=min(10.0, answer_seconds),
+        read_timeout=answer_seconds,
         # The newer checksums are AWS's; COS and others that speak S3 need not know them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -288,8 +292,10 @@ def explain_answer(
         return StoreError(
             f"{answer}; look at COS_HMAC_ACCESS_KEY_ID and COS_HMAC_SECRET_ACCESS_KEY"
         )
-    if key is not None and status == 404:
+    if key is not None and code == "NoSuchKey":
         return ObjectGone("the object is not in the bucket any more")
+    if status == 404:
+        return StoreError(f"{answer}, as no object store does; look at COS_ENDPOINT")
     if key is not None and status in (409, 412):
         return PreconditionRefused(answer)
     if status in (401, 403):
@@ -349,9 +355,9 @@ class Store:
 
         self.bucket = bucket
         self.concurrency = concurrency
-        self._access = (endpoint, credentials)
+        self._access = (endpoint, credentials, answer_seconds)
         self._fetcher = Fetcher(
-            endpoint, bucket, authorization(*self._access), concurrency, answer_seconds
+            endpoint, bucket, authorization(endpoint, credentials), concurrency, answer_seconds
         )
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
@@ -369,6 +375,8 @@ class Store:
         while more is not None:
             page = self._page({"continuation-token": more, **query} if more else query)
             yield page.refs
+            if page.more == more:
+                raise StoreError("the object store's listing does not end; look at COS_ENDPOINT")
             more = page.more
 
     @_retried
@@ -420,8 +428,19 @@ class Store:
 
     def stat(self, key: str) -> ObjectRef:
         """What the store says of an object without its content. Raises ObjectGone."""
+        from ibm_botocore.exceptions import ClientError
+
         with explained(self.bucket, key):
-            answer = self._client.head_object(Bucket=self.bucket, Key=key)
+            try:
+                answer = self._client.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                    raise
+                answer = None
+        if answer is None:
+            # An answer to HEAD has no text that would tell a missing object from a wrong endpoint.
+            body = self.read(key)
+            return ObjectRef(body.last_modified, key, len(body.content))
         return ObjectRef(_seconds(answer["LastModified"]), key, answer["ContentLength"])
 
     def get_state(self, key: str) -> Snapshot | None:
@@ -761,11 +780,20 @@ class Reader:
         """
         return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
 
-    def _wait(self, future: Future[T], seconds: float = math.inf) -> T:
-        """The future's result; unlike a plain wait it notices that the run is to end."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def finish(self, function: Callable[..., T], *arguments: object) -> T:
+        """The same, but a run that is to end still waits a little: it has something to record."""
+        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
+
+    def _wait(self, future: Future[T], seconds: float = math.inf, stopping: float = 0.0) -> T:
+        """The future's result; unlike a plain wait it notices that the run is to end.
+
+        It has `stopping` seconds left from then on.
+        """
+        end, last = time.monotonic() + seconds, math.inf
+        while (now := time.monotonic()) < end:
             if self._stop.requested():
+                last = min(last, now + stopping)
+            if now >= last:
                 raise Stopped
             try:
                 return future.result(self._POLL_SECONDS)
@@ -786,6 +814,22 @@ class Reader:
     def close(self) -> None:
         """Let go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Interruptible:
+    """STATE's part of the store, asked so that a signal is noticed meanwhile."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def get_state(self, key: str) -> Snapshot | None:
+        return self._reader.finish(self._reader.store.get_state, key)
+
+    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
+        return self._reader.finish(self._reader.store.put_state, key, content, etag)
+
+    def delete_state(self, key: str) -> None:
+        self._reader.finish(self._reader.store.delete_state, key)
 
 
 class Operation(enum.Enum):
@@ -813,8 +857,8 @@ class Scope:
     shard: Shard
 
     def holds(self, key: str) -> bool:
-        """Whether this listed key, which has the prefix, is a flow log of this shard."""
-        return key != self.state_key and self.shard.holds(key)
+        """Whether this listed key is a flow log of this shard."""
+        return key != self.state_key and key.startswith(self.prefix) and self.shard.holds(key)
 
     def nothing_to_do(self, event: Event) -> str | None:
         """Why this event asks for nothing, or None if its object is to be pushed."""
@@ -860,8 +904,8 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
-        self.state = StateObject(store, scope.state_key)
         self._reader = Reader(store, stop)
+        self.state = StateObject(_Interruptible(self._reader), scope.state_key)
         self._delivery = delivery
         self._on_progress = on_progress or LoggedProgress()
 
@@ -934,7 +978,11 @@ class Job:
             because = str(error)
         except Stopped:
             because = "the run was told to stop"
-        settle(self._delivery.flush())
+        except StateError:
+            # What is on its way still counts; what is in hand is no longer this run's to send.
+            self._settle(ledger, self._delivery.flush(send=False))
+            raise
+        because = settle(self._delivery.flush()) or because
         if refs[begun:]:
             self.tally.not_begun, self.tally.not_begun_because = refs[begun:], because or ""
         return because is None and self._delivery.fatal is None
@@ -1062,7 +1110,7 @@ def _remember(job: Job, pushed: Remembered) -> None:
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
     own = event
-    while True:
+    for _ in range(_STATE_TRIES):
         snapshot = job.state.read()
         if snapshot is None:
             job.state.check_preconditions(None)
@@ -1083,6 +1131,8 @@ def catch_up(job: Job, event: Event | None) -> None:
             worker.run()
             return
         # Another run was faster: look again what there is to do.
+        job.pause(_RACE_SECONDS)
+    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
 
 
 def _push_if_newer(job: Job, event: Event, divide: int) -> bool:

@@ -52,8 +52,9 @@ def read_page(content: bytes) -> Page:
     fields = {_name(child): child.text or "" for child in root if _name(child) != "Contents"}
     encoded = fields.get("EncodingType") == "url"
     refs = [_ref(child, encoded) for child in root if _name(child) == "Contents"]
-    truncated = fields.get("IsTruncated") == "true"
     more = fields.get("NextContinuationToken")
+    # A store that leaves it out must not end the listing where it says how to go on.
+    truncated = fields.get("IsTruncated", "true" if more else "").lower() == "true"
     if truncated and not more:
         raise ValueError("there is more, but no way to ask for it")
     return Page(refs, more if truncated else None)
@@ -69,6 +70,8 @@ def _ref(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
         key, written, size = fields["Key"], fields["LastModified"], fields["Size"]
     except KeyError as error:
         raise ValueError(f"an object has no {error}") from None
+    if not size.isdigit():
+        raise ValueError(f"an object has the size {size!r}")
     return ObjectRef(
         int(datetime.fromisoformat(written).timestamp()),
         url_decoded(key) if encoded else key,

@@ -30,6 +30,7 @@ from typing import ClassVar, NamedTuple
 import orjson
 import requests
 import tenacity
+import urllib3
 from isal import isal_zlib
 
 import wire
@@ -46,6 +47,7 @@ small enough that several can be in flight in the memory of the smallest instanc
 GZIP = 16 + 15
 """What zlib calls a gzip member with the largest window."""
 
+ANSWER_LIMIT_BYTES = 64 * 1024
 MILLISECONDS_PER_HOUR = 60 * 60 * 1000
 
 
@@ -207,7 +209,10 @@ class Destination(ABC):
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one encoded body. Raises what `requests` raises, and DeliveryError."""
+        """Post one encoded body; the answer's own is not read yet.
+
+        Raises what `requests` raises, and DeliveryError.
+        """
 
     def renewed(self, rejected: requests.Response) -> bool:
         """Whether the rejected credentials had expired, and the next request bears new ones."""
@@ -278,6 +283,7 @@ class LogDNA(Destination):
             headers={"Content-Type": "application/json", "Content-Encoding": "gzip"},
             auth=(self.key, ""),
             timeout=timeout,
+            stream=True,
             # A redirect would carry the key to a host nobody named.
             allow_redirects=False,
         )
@@ -609,16 +615,33 @@ class Sender:
         timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
         try:
             with wire.time_limit(self._policy.answer_seconds):
-                return self._destination.post(self._session, body, timeout)
+                response = self._destination.post(self._session, body, timeout)
+                _read_away(response)
         except wire.TooSlow:
             raise _TryAgain("it gave no whole answer in time") from None
         except _BROKEN_CONNECTION as error:
             raise _TryAgain(_connection_problem(error)) from None
         except requests.RequestException as error:
-            raise BatchRefused(
-                f"the request could not be made ({type(error).__name__});"
-                f" look at {self._destination.endpoint_setting}"
-            ) from None
+            raise _TryAgain(f"its answer is unusable ({type(error).__name__})") from None
+        if response.status_code < 200:
+            raise _TryAgain(f"it answered {response.status_code}, which is no answer")
+        return response
+
+
+def _read_away(response: requests.Response) -> None:
+    """Read what follows the headers, so that the connection can be used again.
+
+    Nothing of it matters: the status has said what became of the lines, also where the rest of the
+    answer gets lost or can't be decoded.
+    """
+    try:
+        response.raw.read(ANSWER_LIMIT_BYTES, decode_content=False)
+        more = response.raw.read(1, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError):
+        more = b"?"
+    # Behind an interim answer (1xx) the real one may follow: no other request may take it.
+    if more or response.status_code < 200:
+        response.close()
 
 
 _BROKEN_CONNECTION = (
@@ -720,9 +743,12 @@ class Delivery:
         receipts, self._receipts = self._receipts, []
         yield from receipts
 
-    def flush(self) -> Iterator[Receipt]:
-        """Send what is in hand and wait until there is a receipt for everything."""
-        self.send()
+    def flush(self, *, send: bool = True) -> Iterator[Receipt]:
+        """Send what is in hand, or drop it, and wait until there is a receipt for what was sent."""
+        if send:
+            self.send()
+        else:
+            self._packer.take()
         while self._in_flight:
             self._collect(self._POLL_SECONDS)
         yield from self.receipts()

@@ -269,7 +269,10 @@ class StateObject:
         """
         for _ in range(_CONFLICT_TRIES):
             try:
-                return self._store.put_state(self.key, content, etag)
+                written = self._store.put_state(self.key, content, etag)
+                if etag is None:
+                    self._check_creation(content)
+                return written
             except PreconditionFailed:
                 now = self.read()
                 if now and now.content == content:
@@ -291,7 +294,22 @@ class StateObject:
             return
         if not snapshot:
             self._store.delete_state(self.key)
-        raise UnsafeStore(
-            "this object store ignores preconditions (If-Match, If-None-Match) on PUT, so runs"
-            " side by side would overwrite each other's STATE; use FLOWLOG_MODE simple with it"
-        )
+        raise UnsafeStore(_UNSAFE)
+
+    def _check_creation(self, content: bytes) -> None:
+        """Make sure that STATE, which is there now, can't be created. Raises UnsafeStore.
+
+        Of two runs that both believe to have created it, each finds out here.
+        """
+        try:
+            self._store.put_state(self.key, content, None)
+        except PreconditionFailed:
+            return
+        self._store.delete_state(self.key)
+        raise UnsafeStore(_UNSAFE)
+
+
+_UNSAFE = (
+    "this object store ignores preconditions (If-Match, If-None-Match) on PUT, so runs side by side"
+    " would overwrite each other's STATE; use FLOWLOG_MODE simple with it"
+)

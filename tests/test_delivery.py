@@ -279,6 +279,23 @@ def test_the_last_permitted_try_counts(service: Ingestion, status: int) -> None:
     assert sender.traffic.bytes_sent == sum(len(request.body) for request in service.requests)
 
 
+@pytest.mark.parametrize(
+    ("status", "requests"), [(200, 1), (202, 1), (429, 2), (503, 2), (413, 3), (103, 2)]
+)
+def test_the_status_counts_also_where_the_rest_can_not_be_read(
+    service: Ingestion, status: int, requests: int
+) -> None:
+    def refuse(request: HTTPRequest) -> Answer | None:
+        if len(service.requests) > 1:
+            return None
+        return Answer(status, {"Content-Encoding": "gzip"}, b"<html>")
+
+    service.script.rule(refuse)
+    receipt = send(delivery(service), 4)
+    assert receipt == Receipt(Counter(range(4)))
+    assert len(service.requests) == requests
+
+
 def test_tries_are_bounded_and_a_dead_service_is_not_asked_for_every_batch(
     service: Ingestion,
 ) -> None:

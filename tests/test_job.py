@@ -153,6 +153,30 @@ def test_oldest_first_by_time_then_by_key(place: Place) -> None:
     ]
 
 
+def list_result(*parts: str) -> Answer:
+    body = f"<ListBucketResult>{''.join(parts)}</ListBucketResult>".encode()
+    return Answer(200, {"Content-Type": "application/xml"}, body)
+
+
+def test_a_listing_that_goes_round_ends(place: Place) -> None:
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>"
+    place.store.script.always(list_result(more))
+    assert_one_clear_sentence(place.run(), "COS_ENDPOINT", "does not end")
+
+
+def test_keys_that_were_not_asked_for_are_left_out(place: Place) -> None:
+    (item,) = flow_log_objects(1, 2)
+    place.put(item)
+    place.store.put(BUCKET, "other", item.body)
+    entry = (
+        "<Contents><Key>{}</Key><LastModified>2026-11-24T10:00:00Z</LastModified>"
+        "<Size>5</Size></Contents>"
+    )
+    place.store.script.next([list_result(*map(entry.format, (item.key, "other")))])
+    assert place.run().code == 0
+    assert place.received() == lines_of(item)
+
+
 def test_an_empty_bucket_is_said_and_fine(place: Place) -> None:
     place.store.put(BUCKET, "other/thing", b"x")
     result = place.run()

@@ -82,6 +82,9 @@ def test_a_page() -> None:
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>"
     assert read_page(PAGE.replace("REST", more).encode()).more == "x"
     assert read_page(b"<ListBucketResult/>").refs == []
+    for left_out in ("", "<IsTruncated>True</IsTruncated>"):
+        token = "<NextContinuationToken>x</NextContinuationToken>"
+        assert read_page(PAGE.replace("REST", left_out + token).encode()).more == "x"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,7 @@ def test_a_page() -> None:
         b"<html></html>",
         PAGE.replace("REST", "<IsTruncated>true</IsTruncated>").encode(),
         PAGE.replace("REST", "<Contents><Key>a</Key></Contents>").encode(),
+        PAGE.replace("<Size>5<", "<Size>-1<").encode(),
         b"<ListBucketResult><Contents><Key>a</Key><LastModified>x</LastModified><Size>1</Size>"
         b"</Contents></ListBucketResult>",
     ],

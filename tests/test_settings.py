@@ -69,6 +69,28 @@ def test_a_retry_that_sends_again_is_warned_of(
     assert ("--retrylimit 0" in said) is warned
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "usable"),
+    [
+        ("https://s3.example.com/flow-logs", False),
+        ("flow-logs.s3.us-south.cloud-object-storage.appdomain.cloud", False),
+        ("https://flow-logs.example.com", True),
+        ("https://s3.example.com/some/path", True),
+    ],
+)
+def test_an_endpoint_that_holds_the_bucket_would_find_nothing(endpoint: str, usable: bool) -> None:
+    environ = {**IAM_WAY, "COS_ENDPOINT": endpoint}
+    if usable:
+        assert read_settings(environ)
+    else:
+        assert "COS_ENDPOINT must not hold the bucket's name" in faults(environ)
+
+
+def test_an_array_needs_an_index() -> None:
+    environ = {**IAM_WAY, "JOB_ARRAY_SIZE": "7", "JOB_INDEX": ""}
+    assert "JOB_INDEX is not set" in faults(environ)
+
+
 def test_hmac_stands_in_for_api_key_and_crn() -> None:
     assert read_settings(HMAC_WAY).credentials == lib.HMAC("access", "the-hmac-secret")
 

@@ -9,10 +9,13 @@ from state import (
     LEASE_SECONDS,
     SETTLING_SECONDS,
     CatchUp,
+    PreconditionFailed,
     Remembered,
     Snapshot,
+    StateObject,
     StateUnreadable,
     Status,
+    UnsafeStore,
     cutoff,
     has_settled,
     read_catch_up,
@@ -111,6 +114,34 @@ def test_state_stays_small_with_the_longest_keys() -> None:
     key = "\U0001f600" * 256  # 1,024 bytes
     state = CatchUp(Status.CLOSING, "w" * 8, 10**9, (10**10, key), 10**10, 10**9, (key,) * 20)
     assert len(state.content()) < 64 * 1024
+
+
+class OnlyIfMatch:
+    """A store that honours If-Match and ignores If-None-Match."""
+
+    def __init__(self) -> None:
+        self.state: Snapshot | None = None
+
+    def get_state(self, key: str) -> Snapshot | None:
+        return self.state
+
+    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
+        if etag is not None and (self.state is None or self.state.etag != etag):
+            raise PreconditionFailed
+        self.state = Snapshot(content, f'"{hash(content)}"', 1, 1)
+        return self.state.etag
+
+    def delete_state(self, key: str) -> None:
+        self.state = None
+
+
+def test_a_store_that_ignores_one_of_the_preconditions_is_noticed() -> None:
+    store = OnlyIfMatch()
+    state = StateObject(store, KEY)
+    state.check_preconditions(state.read())
+    with pytest.raises(UnsafeStore):
+        state.write(WORKING.content(), None)
+    assert store.state is None, "or the next run would leave everything to a worker"
 
 
 def test_remembered_round_trip() -> None:
