@@ -126,7 +126,7 @@ class Image:
     def shell(self, text: str) -> None:
         environ = {**os.environ, **self.variables()}
         # They are kept beside the virtual environment, so the network is needed only once.
-        environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(downloads())}
+        environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": downloads().as_uri()}
         done = subprocess.run(
             ["/bin/sh", "-c", text], cwd=self.workdir, env=environ, capture_output=True, text=True
         )
