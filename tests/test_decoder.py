@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ import decoder
 from decoder import FlowLog, Unreadable, decode
 from flowlog import parse_event
 from lib import Event, lines
+from tests.faults import bomb
 from tests.harness import BUCKET, PREFIX, PROJECT, Place, event
 
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
@@ -140,14 +140,6 @@ def test_a_large_document_is_refused_before_any_line_of_it(end: bytes) -> None:
 
 SMALLEST_INSTANCE_KIB = 250_000
 """Code Engine's smallest instance has 0.25 GB."""
-
-
-def bomb() -> bytes:
-    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, again and again."""
-    packer = zlib.compressobj(9, wbits=31)
-    begin = packer.compress(b'{"flow_logs":[{}') + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(b" " * (10 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return begin + block * 1000
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str | None]] = {

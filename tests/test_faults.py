@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -25,6 +24,7 @@ from tests.faults import (
     table,
 )
 from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, lines_of, services
+from tests.test_modes import put_in_order
 
 CASES = [
     pytest.param(group, row, destination, id=f"{group}: {row.fault} ({destination})")
@@ -33,12 +33,6 @@ CASES = [
     for destination in row.destinations
     if group == "log" or destination == "logdna"
 ]
-
-
-def put_in_order(place: Place, items: list[FlowLogObject]) -> None:
-    begin = datetime(2026, 11, 24, 6, tzinfo=UTC)
-    for minute, item in enumerate(items):
-        place.store.put(BUCKET, item.key, item.body, begin + timedelta(minutes=minute))
 
 
 @pytest.mark.parametrize(("group", "row", "destination"), CASES)
