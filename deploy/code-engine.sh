@@ -10,6 +10,9 @@ umask 077
 # The CLI's own trace holds request bodies, and with them keys; colours would spoil what is read.
 export IBMCLOUD_TRACE=false IBMCLOUD_COLOR=false IBMCLOUD_VERSION_CHECK=false LC_ALL=C
 
+# Settings come from the ini file alone, also where the environment has variables of these names.
+unset "${!env_@}" "${!deploy_@}"
+
 # Every name that flowlog.py reads and that is not set by Code Engine itself.
 SECRETS=(APIKEY COS_HMAC_ACCESS_KEY_ID COS_HMAC_SECRET_ACCESS_KEY LOGDNA_INGESTION_KEY)
 SETTINGS=(COS_BUCKET COS_ENDPOINT COS_CRN IAM_ENDPOINT LOG_DESTINATION LOGDNA_ENDPOINT
@@ -277,7 +280,7 @@ check_sizes() {
   local name value
   for name in RETRY_LIMIT MAX_EXECUTION_TIME ARRAY_SIZE BACKFILL_MAX_EXECUTION_TIME; do
     value="deploy_$name"
-    matches "$name" "${!value}" '^[0-9]{1,5}$' "a whole number"
+    matches "$name" "${!value}" '^(0|[1-9][0-9]{0,4})$' "a whole number"
   done
   for name in CPU BACKFILL_CPU; do
     value="deploy_$name"
