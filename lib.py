@@ -89,8 +89,6 @@ FIRST_WAIT_SECONDS = 0.2
 BROKEN_READS_IN_A_ROW = 3
 """So many objects in a row that can't be read mean the store, not the objects."""
 
-MILLISECONDS_PER_DAY = 24 * 60 * 60 * 1000
-
 
 # --- errors --------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ BATCH = "one request"
 """A connection that dies after the service took a request is the one source of repeated lines."""
 
 DESTINATIONS = ("logdna", "cloud-logs")
+REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 """A single answer may then take two seconds."""
 
@@ -145,7 +145,7 @@ LOG_SERVICE = [
         "it gave no whole answer in time", repeated=BATCH),
     Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), "summary",
         repeated="not received"),
-    Row("a redirect", always(Answer(307, {"Location": "http://localhost:9/"})),
+    Row("a redirect", always(REDIRECT),
         "refused the lines (307)", 1, ALL),
     Row("401 in the middle of a run", always(Answer(401), after=1), "rejected the key (401)", 1,
         "some", rows=MANY_ROWS),
@@ -266,8 +266,6 @@ def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
 
     return arrange
 
-
-REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
 
 IAM = [
     Row("503 twice", iam(Answer(503), Answer(503)), "summary"),
@@ -431,10 +429,6 @@ def table() -> str:
 def objects(rows: int, count: int = OBJECTS) -> list[FlowLogObject]:
     """Objects for one row, oldest first."""
     return list(flow_log_objects(count, rows))[::-1]
-
-
-def as_json(line: str) -> object:
-    return json.loads(line)
 
 
 if __name__ == "__main__":
