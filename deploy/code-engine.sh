@@ -28,7 +28,7 @@ UNREADABLE_POLLS=60
 
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
-output="" complaint="" tmp="" faults=() there_now=() doing="" api_key=""
+output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was="" following=""
 
 usage() {
   cat <<'TEXT'
@@ -71,18 +71,26 @@ refuse() {
 
 # Text without any of the secrets, whoever put them there.
 clean() {
-  local text=$1 name secret
+  local text=$1 name
   for name in "${SECRETS[@]}"; do
-    secret=$(env_value "$name")
-    [[ -z $secret ]] || text=${text//"$secret"/***}
+    mask "$(env_value "$name")"
   done
-  [[ -z $api_key ]] || text=${text//"$api_key"/***}
+  mask "$api_key"
   printf '%s\n' "$text"
 }
 
-# A command as a shell would take it.
-show() {
-  local word line="ibmcloud"
+# Takes a secret out of `text`: as it is, as JSON has it, and as Go's JSON has it.
+mask() {
+  local secret=$1 form
+  [[ -n $secret ]] || return 0
+  while IFS= read -r form; do
+    text=${text//"$form"/***}
+  done < <(sed -e 'p; s/[\\"]/\\&/g' -e 'p; s/</\\u003c/g; s/>/\\u003e/g; s/&/\\u0026/g' <<<"$secret")
+}
+
+# Words as a shell would take them.
+quoted() {
+  local word line=""
   for word in "$@"; do
     if [[ $word =~ ^[A-Za-z0-9_./:@%+=,-]+$ ]]; then
       line+=" $word"
@@ -90,8 +98,13 @@ show() {
       line+=" '${word//\'/\'\\\'\'}'"
     fi
   done
-  say "$line"
+  say "${line# }"
 }
+
+show() { quoted ibmcloud "$@"; }
+
+# How this script is to be called to do something with the same ini file.
+self() { quoted "$0" "$@" --ini "$ini"; }
 
 # --- the ini file --------------------------------------------------------------------------------
 
@@ -247,13 +260,30 @@ check_deploy() {
     fault "IMAGE is not set in [deploy], nor is SOURCE: one of them must be"
   [[ -z $deploy_IMAGE || -z $deploy_SOURCE ]] ||
     fault "IMAGE and SOURCE are both set in [deploy]: only one of them can be"
-  [[ -z $deploy_SOURCE || $deploy_SOURCE == https://* || -f $(source_folder)/Dockerfile ]] ||
-    fault "SOURCE is neither an https:// URL of a repository nor a folder with a Dockerfile"
+  check_source
   matches NAME "$deploy_NAME" '^[a-z][a-z0-9-]{0,23}[a-z0-9]$' "2 to 25 lower-case letters, digits and hyphens"
   matches REGION "${deploy_REGION-}" '^[a-z0-9-]+$' "a region, such as us-south"
   matches PROJECT "$deploy_PROJECT" '^[A-Za-z0-9][A-Za-z0-9 ._-]*$' "a project's name"
-  matches IMAGE "$deploy_IMAGE" '^[A-Za-z0-9][A-Za-z0-9._/:@-]*$' "an image"
+  # Only a registry's host and a tag may have capitals; the example's OWNER is neither.
+  matches IMAGE "$deploy_IMAGE" '^([A-Za-z0-9.:-]+/)?[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$' \
+    "an image, such as ghcr.io/owner/flowlog:1.0.0"
   check_sizes
+}
+
+# What a build from a folder sends is what its .dockerignore lets through, file by file.
+check_source() {
+  local folder file
+  [[ -n $deploy_SOURCE && $deploy_SOURCE != https://* ]] || return 0
+  folder=$(source_folder)
+  if [[ ! -f $folder/Dockerfile ]]; then
+    fault "SOURCE is neither an https:// URL of a repository nor a folder with a Dockerfile"
+  elif ! grep -qx '\*' "$folder/.dockerignore" 2>/dev/null; then
+    fault "SOURCE has no .dockerignore with a line * and then !FILE for each file of the image"
+  else
+    while IFS= read -r file; do
+      [[ -e $folder/$file ]] || fault "SOURCE has no file $file, which its .dockerignore names"
+    done < <(source_files)
+  fi
 }
 
 defaults() {
@@ -280,7 +310,7 @@ check_sizes() {
   local name value
   for name in RETRY_LIMIT MAX_EXECUTION_TIME ARRAY_SIZE BACKFILL_MAX_EXECUTION_TIME; do
     value="deploy_$name"
-    matches "$name" "${!value}" '^(0|[1-9][0-9]{0,4})$' "a whole number"
+    matches "$name" "${!value}" '^(0|[1-9][0-9]{0,4})$' "a whole number of at most five digits"
   done
   for name in CPU BACKFILL_CPU; do
     value="deploy_$name"
@@ -437,20 +467,45 @@ remembered() { # NAME: the value, if any
 }
 
 remember() {
-  local arguments=(ce configmap update --name "$deploy_NAME-record") pair
+  local arguments=() pair
   for pair in "$@"; do
+    [[ $(remembered "${pair%%=*}") != "${pair#*=}" ]] || continue
     arguments+=(--from-literal "$pair")
     record="\"${pair%%=*}\": \"${pair#*=}\"
 $record" # the first of a name counts
   done
-  change "  noting it in configmap $deploy_NAME-record" "${arguments[@]}"
+  [[ ${#arguments[@]} -gt 0 ]] || return 0
+  change "  noting it in configmap $deploy_NAME-record" \
+    ce configmap update --name "$deploy_NAME-record" "${arguments[@]}"
+}
+
+# Comes before each change: it may take effect although its answer gets lost. Until it is known to
+# be done there is no fingerprint, so the next `up` makes it again, whatever the ini file says then.
+unsure() { # NAME...
+  local name pairs=()
+  for name in "$@"; do [[ -z $(remembered "$name") ]] || pairs+=("$name=unsure"); done
+  remember ${pairs[@]+"${pairs[@]}"}
+}
+
+# Whether it is known to be as the fingerprint $2 says.
+settled() { [[ $(remembered "$1") == "$2" ]]; }
+
+# Names that an earlier `up` may have filled: those it noted, or any where it doesn't know.
+filled() { # NAME ALL...
+  local name=$1 each
+  shift
+  if [[ -z $(remembered "$name") || $(remembered "$name") == unsure ]]; then printf '%s\n' "$@"
+  else remembered "${name}_NAMES" | tr '.' '\n'; fi
+}
+
+sha256() {
+  if command -v sha256sum >/dev/null; then sha256sum
+  elif command -v shasum >/dev/null; then shasum -a 256
+  else openssl dgst -sha256 -r; fi | cut -c1-64
 }
 
 fingerprint() {
-  { printf '%s/%s/%s\n' "$deploy_REGION" "$deploy_PROJECT" "$deploy_NAME" && cat; } |
-    if command -v sha256sum >/dev/null; then sha256sum
-    elif command -v shasum >/dev/null; then shasum -a 256
-    else openssl dgst -sha256 -r; fi | cut -c1-64
+  { printf '%s/%s/%s\n' "$deploy_REGION" "$deploy_PROJECT" "$deploy_NAME" && cat; } | sha256
 }
 
 read_record() {
@@ -460,14 +515,17 @@ read_record() {
 
 # --- what is wanted ------------------------------------------------------------------------------
 
-# NAME=VALUE of those names that have one, then NAME= of those that had one and have none now: an
-# empty value counts as unset.
-lines_of() { # BEFORE NAME...
-  local before=$1 name
-  shift
+# NAME=VALUE of those names that have one.
+lines_of() { # NAME...
+  local name
   for name in "$@"; do if has "$name"; then say "$name=$(cloud_value "$name")"; fi; done
-  for name in ${before//./ }; do
-    if ! has "$name" && known "$name" "$@"; then say "$name="; fi
+}
+
+# NAME= of the names that come in and have no value now: an empty one counts as unset.
+blanks() {
+  local name
+  while IFS= read -r name; do
+    [[ -z $name ]] || has "$name" || say "$name="
   done
 }
 
@@ -478,8 +536,8 @@ names_of() { # NAME...: those that have a value, joined by dots
 }
 
 # Which settings the job's pods see; the order is that of the lists above.
-secret_print() { lines_of "" "${SECRETS[@]}" | fingerprint; }
-config_print() { lines_of "" "${SETTINGS[@]}" | fingerprint; }
+secret_print() { lines_of "${SECRETS[@]}" | fingerprint; }
+config_print() { lines_of "${SETTINGS[@]}" | fingerprint; }
 
 job_flags() {
   job=(--env-from-secret "$deploy_NAME-secret" --env-from-configmap "$deploy_NAME-config"
@@ -517,9 +575,9 @@ image_print() {
   case $deploy_SOURCE in
     "") say "$deploy_IMAGE" ;;
     https://*) say "$deploy_SOURCE" ;;
-    *) (cd "$tmp/source" && source_files | while IFS= read -r file; do
-      find "$file" -type f -exec cat {} +
-    done) | fingerprint ;;
+    *) (cd "$tmp/source" && find . -type f | sort | while IFS= read -r file; do
+      say "$file $(sha256 <"$file")"
+    done) ;;
   esac
 }
 
@@ -558,6 +616,8 @@ up() {
   target
   ensure_project
   read_record
+  # In a project that was made just now nothing can be someone else's.
+  [[ $project_was == found ]] || ensure_record
   check_owner
   ensure_record
   ensure_authorization
@@ -569,16 +629,17 @@ up() {
   ensure_configmap
   ensure_job
   ensure_subscription
+  drop_older_authorizations
   doing=""
   [[ -n $dry_run ]] ||
-    say "up: job $deploy_NAME runs for every new flow log in $(env_value COS_BUCKET). What is there already: $0 backfill --ini $ini"
+    say "up: job $deploy_NAME runs for every new flow log in $(env_value COS_BUCKET). What is there already: $(self backfill)"
 }
 
 ensure_project() {
   project_was="found"
   if ! exists ce project get --name "$deploy_PROJECT"; then
-    change "creating project $deploy_PROJECT" ce project create --name "$deploy_PROJECT"
     project_was="made"
+    change "creating project $deploy_PROJECT" ce project create --name "$deploy_PROJECT"
   fi
   have "project $deploy_PROJECT"
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
@@ -613,37 +674,47 @@ check_owner() {
 }
 
 ensure_record() {
-  if [[ -z $record ]]; then
-    change "creating configmap $deploy_NAME-record" \
-      ce configmap create --name "$deploy_NAME-record" \
-      --from-literal "PROJECT=$project_was"
-  fi
+  [[ -z $record ]] || return 0
+  change "creating configmap $deploy_NAME-record" \
+    ce configmap create --name "$deploy_NAME-record" --from-literal "PROJECT=$project_was"
+  record="\"PROJECT\": \"$project_was\""
   have "configmap $deploy_NAME-record"
 }
 
-# The ID of the authorization of this project on this COS instance; empty where there is none.
-find_authorization() {
-  authorization=""
-  local project
+# Reads the ID of the project, and all authorizations to hear of new objects, one on each line.
+read_authorizations() {
   exists ce project get --name "$deploy_PROJECT" || true
-  project=$(sed -nE "s/^ID: *($ID).*/\1/p" <<<"$output" | head -n 1)
+  project_id=$(sed -nE "s/^ID: *($ID).*/\1/p" <<<"$output" | head -n 1)
+  authorizations=""
   if [[ -n $dry_run ]]; then
     show iam authorization-policies --output json
-    [[ $assume == absent ]] || authorization="AUTHORIZATION_ID"
+    [[ $assume == absent ]] || authorizations="\"id\": \"AUTHORIZATION_ID\" $(cos_guid)"
     return 0
   fi
-  [[ -n $project ]] ||
+  [[ -n $project_id ]] ||
     die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
   call iam authorization-policies --output json || explain iam authorization-policies --output json
-  authorization=$(json_objects <<<"$output" | grep -F "$project" | grep -F "$(cos_guid)" |
-    grep -iE 'notifications ?manager' | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p" | head -n 1) || true
+  authorizations=$(json_objects <<<"$output" | grep -iE 'notifications ?manager') || true
+}
+
+# The ID of this project's authorization on the COS instance $1; nothing where there is none.
+authorization_on() {
+  grep -F "$project_id" <<<"$authorizations" | grep -F "$1" |
+    sed -nE "s/.*\"id\": *\"($ID|AUTHORIZATION_ID)\".*/\1/p" | head -n 1 || true
+}
+
+# The COS instances that `up` made an authorization on; a dry run takes it for made.
+authorized() {
+  if [[ -n $dry_run ]]; then cos_guid; else remembered AUTHORIZED | tr '.' '\n'; fi
 }
 
 ensure_authorization() {
-  find_authorization
-  if [[ -z $authorization ]]; then
+  local before
+  read_authorizations
+  if [[ -z $(authorization_on "$(cos_guid)") ]]; then
     # Noted before it is made: an answer may get lost, and `down` must know.
-    [[ $(remembered AUTHORIZATION) == made ]] || remember AUTHORIZATION=made
+    before=$(remembered AUTHORIZED)
+    [[ .$before. == *".$(cos_guid)."* ]] || remember "AUTHORIZED=${before:+$before.}$(cos_guid)"
     change "authorizing the project to hear of new objects" iam authorization-policy-create \
       codeengine cloud-object-storage "Notifications Manager" \
       --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$(cos_guid)"
@@ -651,12 +722,29 @@ ensure_authorization() {
   have "authorization \"Notifications Manager\""
 }
 
+# `ID GUID` of the authorizations that `up` made for what COS_CRN was before.
+older_authorizations() {
+  local guid id
+  for guid in $(authorized); do
+    id=$(authorization_on "$guid")
+    [[ $guid == "$(cos_guid)" || -z $id ]] || say "$id $guid"
+  done
+}
+
+drop_older_authorizations() {
+  local guid id
+  while read -r id guid; do
+    gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f
+  done < <(older_authorizations)
+  [[ $(remembered AUTHORIZED) != *.* ]] || remember "AUTHORIZED=$(cos_guid)"
+}
+
 service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
 
 ensure_service_id() {
   # A new service ID has neither key nor policies, whatever an older one of this name had.
   [[ -n $service_id_there && $(remembered SERVICE_ID) == made ]] ||
-    remember SERVICE_ID=made API_KEY=none POLICIES=none
+    remember SERVICE_ID=made API_KEY=unsure POLICIES=unsure
   [[ -n $service_id_there ]] ||
     change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
     --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
@@ -667,7 +755,8 @@ ensure_service_id() {
 ensure_policies() {
   local wanted id
   wanted=$(policies_print)
-  if [[ -z $service_id_there || $(remembered POLICIES) != "$wanted" ]]; then
+  if [[ -z $service_id_there ]] || ! settled POLICIES "$wanted"; then
+    unsure POLICIES
     if [[ -n $service_id_there ]]; then
       call iam service-policies "$(service_id)" --output json || said 'no polic|not found' ||
         explain iam service-policies "$(service_id)" --output json
@@ -702,51 +791,60 @@ make_key() {
     --description "Used by Code Engine job $deploy_NAME" --file "$tmp/key.json"
   [[ -z $dry_run ]] || return 0
   api_key=$(json_text apikey "$(tr -d '\n' <"$tmp/key.json")")
+  rm -f "$tmp/key.json"
   [[ -n $api_key ]] ||
     die "the CLI made an API key but its file holds none; run the same command again"
 }
 
 ensure_secret() {
-  local wanted verb="update" new_key=""
+  local wanted verb="update" origin="given" new_key=""
   wanted=$(secret_print)
   [[ -n $secret_there ]] || verb="create"
-  if makes_key && [[ $verb == create || $(remembered API_KEY) != made ]]; then new_key=yes; fi
-  if [[ -n $new_key || $verb == create || $(remembered SECRET) != "$wanted" ]]; then
+  ! makes_key || origin="made"
+  [[ $origin == given ]] || { [[ $verb == update ]] && settled API_KEY made; } || new_key=yes
+  if [[ -n $new_key || $verb == create ]] || ! settled SECRET "$wanted"; then
+    if [[ -z $new_key ]] && settled API_KEY "$origin"; then unsure SECRET; else unsure SECRET API_KEY; fi
     [[ -z $new_key ]] || make_key
     # A file that nobody else can read: a command line can be read by all users of this machine.
-    lines_of "$(unused_secrets)" "${SECRETS[@]}" >"$tmp/secret.env"
-    [[ -z $api_key ]] || printf 'APIKEY=%s\n' "$api_key" >>"$tmp/secret.env"
+    secret_lines "$verb" >"$tmp/secret.env"
     change "secret $deploy_NAME-secret: $verb" ce secret "$verb" --name "$deploy_NAME-secret" \
       --from-env-file "$tmp/secret.env"
-    rm -f "$tmp/secret.env" "$tmp/key.json"
-    local note=("SECRET=$wanted" "SECRET_NAMES=$(names_of "${SECRETS[@]}")")
-    if makes_key; then note+=(API_KEY=made); else note+=(API_KEY=given); fi
-    remember "${note[@]}"
+    rm -f "$tmp/secret.env"
+    remember "SECRET=$wanted" "SECRET_NAMES=$(secret_names)" "API_KEY=$origin"
   fi
   have "secret $deploy_NAME-secret"
 }
 
-# Names that an earlier `up` filled, without the key that this script looks after itself.
-unused_secrets() {
-  local names
-  names=$(remembered SECRET_NAMES)
-  if [[ $(remembered API_KEY) == made ]] && ! makes_key; then names+=".APIKEY"; fi
-  if makes_key; then names=$(tr '.' '\n' <<<"$names" | grep -vx APIKEY | tr '\n' '.' || true); fi
-  printf '%s' "$names"
+# What to write into the secret. A key that this script made stays there as long as it is wanted.
+secret_lines() { # VERB
+  lines_of "${SECRETS[@]}"
+  [[ -z $api_key ]] || printf 'APIKEY=%s\n' "$api_key"
+  [[ $1 == create ]] || filled SECRET "${SECRETS[@]}" | blanks |
+    if makes_key; then grep -vx APIKEY= || true; else cat; fi
+}
+
+secret_names() {
+  names_of "${SECRETS[@]}"
+  if makes_key; then printf '.APIKEY'; fi
 }
 
 ensure_configmap() {
   local wanted verb="update" arguments line
   wanted=$(config_print)
   [[ -n $config_there ]] || verb="create"
-  if [[ $verb == create || $(remembered CONFIG) != "$wanted" ]]; then
+  if [[ $verb == create ]] || ! settled CONFIG "$wanted"; then
     arguments=(ce configmap "$verb" --name "$deploy_NAME-config")
-    while IFS= read -r line; do arguments+=(--from-literal "$line"); done \
-      < <(lines_of "$(remembered CONFIG_NAMES)" "${SETTINGS[@]}")
+    while IFS= read -r line; do arguments+=(--from-literal "$line"); done < <(config_lines "$verb")
+    unsure CONFIG
     change "configmap $deploy_NAME-config: $verb" "${arguments[@]}"
     remember "CONFIG=$wanted" "CONFIG_NAMES=$(names_of "${SETTINGS[@]}")"
   fi
   have "configmap $deploy_NAME-config"
+}
+
+config_lines() { # VERB
+  lines_of "${SETTINGS[@]}"
+  [[ $1 == create ]] || filled CONFIG "${SETTINGS[@]}" | blanks
 }
 
 ensure_job() {
@@ -755,7 +853,8 @@ ensure_job() {
   job_flags
   image_flags
   [[ -n $job_there ]] || verb="create"
-  if [[ -n $rebuild || $verb == create || $(remembered JOB) != "$wanted" ]]; then
+  if [[ -n $rebuild || $verb == create ]] || ! settled JOB "$wanted"; then
+    unsure JOB
     change "job $deploy_NAME: $verb" ce job "$verb" --name "$deploy_NAME" "${image[@]}" "${job[@]}"
     remember "JOB=$wanted"
   fi
@@ -766,18 +865,40 @@ ensure_subscription() {
   local wanted
   wanted=$(subscription_print)
   subscription_flags
-  if [[ -n $subscription_there && $(remembered SUBSCRIPTION) != "$wanted" ]]; then
+  if [[ -n $subscription_there ]] && ! settled SUBSCRIPTION "$wanted"; then
+    unsure SUBSCRIPTION
     change "removing subscription $deploy_NAME, to make it anew" \
       ce subscription cos delete --name "$deploy_NAME" --force
     subscription_there=""
     say "objects written until the new one is there raise no run: \`backfill\` finds them"
   fi
   if [[ -z $subscription_there ]]; then
+    unsure SUBSCRIPTION
+    warn_of_others
     change "creating subscription $deploy_NAME" \
       ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
     remember "SUBSCRIPTION=$wanted"
   fi
   have "subscription $deploy_NAME"
+}
+
+# Says what else may push the flow logs of this bucket: a deployment under another name, for one.
+warn_of_others() {
+  local each name
+  exists ce subscription cos list --output json || true
+  [[ -z $dry_run ]] || return 0
+  while IFS= read -r each; do
+    name=$(grep -oE '"name": *"[^"]*"' <<<"$each" | head -n 1 | cut -d'"' -f4) || true
+    [[ -z $name || $name == "$deploy_NAME" ]] ||
+      warn "subscription $name of this project is on bucket $(env_value COS_BUCKET) too"
+  done < <(json_objects <<<"$output" | grep -F "\"$(env_value COS_BUCKET)\"")
+  each=$(grep -iF codeengine <<<"$authorizations" | grep -F "$(cos_guid)" | grep -vF "$project_id") ||
+    return 0
+  warn "$(grep -c . <<<"$each") other Code Engine projects may hear of new objects in this COS instance"
+}
+
+warn() {
+  say "WARNING: $1. Where it was an earlier name, project or region of this deployment, every line is now sent twice: remove it with \`$(quoted "$0" down)\` and an ini file that holds the earlier ones." >&2
 }
 
 # --- backfill, logs, status ----------------------------------------------------------------------
@@ -787,21 +908,26 @@ enter() {
   assume=present
   target
   exists ce project get --name "$deploy_PROJECT" ||
-    die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$0 up --ini $ini\` first"
+    die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$(self up)\` first"
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
 }
 
 # A retried push-all sends again what it had sent; a catch-up goes on from its checkpoint.
 backfill_retries() { if [[ $mode == catch-up ]]; then say 3; else say 0; fi; }
 
+as_deployed() {
+  settled SECRET "$(secret_print)" && settled CONFIG "$(config_print)" && settled JOB "$(job_print)"
+}
+
 backfill() {
   local run size=$deploy_ARRAY_SIZE array=()
+  copy_source
   enter
   exists ce job get --name "$deploy_NAME" ||
-    die "job $deploy_NAME does not exist: run \`$0 up --ini $ini\` first"
+    die "job $deploy_NAME does not exist: run \`$(self up)\` first"
   read_record
-  [[ -n $dry_run || $(remembered CONFIG) == "$(config_print)" ]] ||
-    die "$ini was changed since the last \`up\`: run \`$0 up --ini $ini\` first, so that the run does what the file says"
+  [[ -n $dry_run ]] || as_deployed ||
+    die "$ini was changed since the last \`up\` that went through: run \`$(self up)\` first, so that the run does what the file says"
   if [[ $mode == catch-up && $size != 1 ]]; then
     say "ARRAY_SIZE $size is left out: catch-up has one worker"
     size=1
@@ -815,11 +941,13 @@ backfill() {
   follow "$run" "$size"
 }
 
-# Reads the state of a run into `done_count` and `failed_count`, `begun` and `readable`.
+# Reads the state of a run into `done_count` and `failed_count`, `begun` and `readable`; the CLI's
+# words are in `complaint` where it has none.
 # shellcheck disable=SC2034 # await reads `begun` by its name
 read_run() {
-  call ce jobrun get --name "$1" --output json || explain ce jobrun get --name "$1" --output json
   local succeeded running status
+  # One call that fails says nothing of the run, which goes on.
+  call ce jobrun get --name "$1" --output json || output="{}"
   succeeded=$(json_number succeeded "$output")
   failed_count=$(json_number failed "$output")
   running=$(json_number running "$output")
@@ -840,9 +968,11 @@ await() {
   while :; do
     read_run "$run" "$size"
     [[ ${!what} -lt $count ]] || return 0
-    [[ -n $readable ]] || unreadable=$((unreadable + 1))
-    [[ $unreadable -lt $UNREADABLE_POLLS ]] ||
-      die "can't tell how run $run is doing; look for yourself: ibmcloud ce jobrun get --name $run"
+    if [[ -n $readable ]]; then unreadable=0; else unreadable=$((unreadable + 1)); fi
+    if said "$LOGIN|$PLUGIN" || [[ $unreadable -ge $UNREADABLE_POLLS ]]; then
+      clean "$complaint" | grep . | tail -n 12 | sed 's/^/  | /' >&2 || true
+      die "can't tell how run $run is doing; it goes on. Look for yourself: ibmcloud ce jobrun get --name $run"
+    fi
     sleep "$POLL_SECONDS"
   done
 }
@@ -856,11 +986,13 @@ follow() {
     show ce jobrun logs --jobrun "$run"
     return 0
   fi
-  say "following it; if you interrupt this, the run goes on: $0 logs --run $run --ini $ini"
+  say "following it; if you interrupt this, the run goes on: $(self logs --run "$run")"
   await "$run" begun 1 "$size"
-  # A broken connection ends only the showing.
-  ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 ||
-    say "(the log can't be followed any longer; waiting for the end)"
+  # In the background, so that a signal is heard at once; a broken connection ends only the showing.
+  ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 &
+  following=$!
+  wait "$following" || say "(the log can't be followed any longer; waiting for the end)"
+  following=""
   await "$run" done_count "$size" "$size"
   call ce jobrun logs --jobrun "$run" || output=""
   printf '%s\n' "$output" | sed -n 's/.*\(summary {.*}\)[[:space:]]*$/\1/p' >"$log"
@@ -914,8 +1046,11 @@ report() { # WHAT ARGUMENTS...
 }
 
 compare() { # WHAT NAME PRINT
-  [[ -z $(remembered "$2") || $(remembered "$2") == "$3" ]] ||
-    say "  changed   $1: differs from $ini; \`up\` brings it up to date"
+  if [[ -z $record ]] || settled "$2" "$3"; then return; fi
+  case $(remembered "$2") in
+    "" | unsure) say "  unsure    $1: an \`up\` stopped half way; \`up\` goes on" ;;
+    *) say "  changed   $1: differs from $ini; \`up\` brings it up to date" ;;
+  esac
 }
 
 status() {
@@ -933,9 +1068,13 @@ status() {
   report "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
   report "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
   ! makes_key || report "service ID $(service_id)" iam service-id "$(service_id)"
-  find_authorization
-  if [[ -z $authorization ]]; then say "  missing   authorization \"Notifications Manager\""
+  read_authorizations
+  if [[ -z $(authorization_on "$(cos_guid)") ]]; then say "  missing   authorization \"Notifications Manager\""
   elif [[ -z $dry_run ]]; then say "  there     authorization \"Notifications Manager\""; fi
+  older_authorizations | while read -r _ guid; do
+    say "  changed   authorization on COS instance $guid: no longer wanted; \`up\` removes it"
+  done
+  ! makes_key || compare "policies of service ID $(service_id)" POLICIES "$(policies_print)"
   compare "secret $deploy_NAME-secret" SECRET "$(secret_print)"
   compare "configmap $deploy_NAME-config" CONFIG "$(config_print)"
   compare "job $deploy_NAME" JOB "$(job_print)"
@@ -959,7 +1098,7 @@ down() {
     say "nothing to remove: no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"
     return 0
   fi
-  doomed=() left=() authorization=""
+  doomed=() left=()
   gather
   ask
   doing="down"
@@ -979,13 +1118,21 @@ gather() {
   if made SERVICE_ID; then
     there service-id "service ID $(service_id), with its API key and policies" iam service-id "$(service_id)"
   fi
-  find_authorization
-  if [[ -n $authorization ]]; then
-    if made AUTHORIZATION; then doomed+=("authorization|authorization \"Notifications Manager\"")
-    else left+=("authorization \"Notifications Manager\" ($authorization): it was there before"); fi
-  fi
-  doomed+=("record|configmap $deploy_NAME-record")
+  gather_authorizations
   gather_project
+}
+
+gather_authorizations() {
+  local guid id
+  read_authorizations
+  for guid in $(authorized); do
+    id=$(authorization_on "$guid")
+    [[ -z $id ]] ||
+      doomed+=("authorization $id|authorization \"Notifications Manager\" on COS instance $guid")
+  done
+  id=$(authorization_on "$(cos_guid)")
+  [[ -z $id ]] || authorized | grep -qxF "$(cos_guid)" ||
+    left+=("authorization \"Notifications Manager\" ($id): it was there before")
 }
 
 there() { # KIND WHAT ARGUMENTS...
@@ -996,11 +1143,13 @@ there() { # KIND WHAT ARGUMENTS...
 
 gather_project() {
   if [[ -n $with_project ]] && made PROJECT; then
+    # The record goes with it, not before it: a `down` that fails has to find it when it goes on.
     doomed+=("project|project $deploy_PROJECT, with ALL that is in it")
-  elif made PROJECT; then
-    left+=("project $deploy_PROJECT, which \`up\` made: ibmcloud ce project delete --name '$deploy_PROJECT'")
   else
-    left+=("project $deploy_PROJECT: it was there before")
+    doomed+=("record|configmap $deploy_NAME-record")
+    if made PROJECT; then
+      left+=("project $deploy_PROJECT, which \`up\` made: $(show ce project delete --name "$deploy_PROJECT")")
+    else left+=("project $deploy_PROJECT: it was there before"); fi
   fi
   left+=("bucket $(env_value COS_BUCKET), and all that is in it$([[ $mode == simple ]] || printf %s ', the STATE object too')")
   [[ -z $deploy_SOURCE ]] ||
@@ -1020,15 +1169,16 @@ ask() {
 }
 
 remove() {
-  local each
+  local each id
   for each in "${doomed[@]}"; do
+    id=${each%%|*} id=${id#* }
     case ${each%%|*} in
       subscription) gone "${each#*|}" ce subscription cos delete --name "$deploy_NAME" --force ;;
       job) gone "${each#*|}" ce job delete --name "$deploy_NAME" --force ;;
       secret) gone "${each#*|}" ce secret delete --name "$deploy_NAME-secret" --force ;;
       configmap) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-config" --force ;;
       service-id) gone "${each#*|}" iam service-id-delete "$(service_id)" -f ;;
-      authorization) gone "${each#*|}" iam authorization-policy-delete "$authorization" -f ;;
+      authorization*) gone "${each#*|}" iam authorization-policy-delete "$id" -f ;;
       record) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-record" --force ;;
       project) gone "${each#*|}" ce project delete --name "$deploy_PROJECT" --force ;;
     esac
@@ -1060,15 +1210,19 @@ say_left() {
 # Runs on every end: removes the files with keys, and says where a broken `up` stands.
 at_end() {
   local code=$?
+  [[ -z $following ]] || kill "$following" 2>/dev/null || true
   [[ -z $tmp ]] || rm -rf "$tmp"
   [[ $code != 0 && -n $doing ]] || return 0
   {
     if [[ $doing == up ]]; then
       say "up stopped half way. There now: $(join ${there_now[@]+"${there_now[@]}"})."
+      [[ $project_was != made || -n ${record-} ]] ||
+        say "Project $deploy_PROJECT, if it is there now, will count as one that was there before: \`down --project\` will leave it."
     else
       say "down stopped half way; what it had not come to is still there."
     fi
-    say "Go on with: $0 $doing --ini $ini. It leaves alone what is done."
+    say "Go on with: $again"
+    say "It leaves alone what is done."
   } >&2
 }
 
@@ -1108,6 +1262,7 @@ parse_arguments() {
 
 main() {
   parse_arguments "$@"
+  again=$(quoted "$0" "$@")
   trap at_end EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

@@ -204,6 +204,15 @@ def subscription_create(state: State, args: Arguments) -> str:
     return create("subscription", _job)(state, args)
 
 
+def subscription_list(state: State, args: Arguments) -> str:
+    """Assumed: a list of Kubernetes objects."""
+    items = [
+        {"metadata": {"name": name}, "spec": {"bucket": each["--bucket"]}}
+        for name, each in _things(state, "subscription").items()
+    ]
+    return json.dumps({"apiVersion": "v1", "items": items}, indent=2)
+
+
 # --- runs ----------------------------------------------------------------------------------------
 
 
@@ -383,6 +392,7 @@ COMMANDS: dict[str, tuple[Callable[[State, Arguments], str], dict[str, str], int
     "ce job delete": (delete("job"), REMOVE, 0),
     "ce subscription cos create": (subscription_create, SUBSCRIPTION, 0),
     "ce subscription cos get": (get("subscription"), NAMED, 0),
+    "ce subscription cos list": (subscription_list, JSON, 0),
     "ce subscription cos delete": (delete("subscription"), REMOVE, 0),
     "ce jobrun submit": (
         jobrun_submit,
