@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 import re
 import shlex
@@ -119,6 +120,14 @@ class Desk:
         )
         assert not list(files.iterdir()), "files were left behind"
         return Done(process.returncode, process.stdout, self.account.calls())
+
+    def intercept(self, pattern: str, commands: str) -> None:
+        """Have the CLI do this in the shell, before any call whose arguments match a glob."""
+        program = self.account.program
+        first = program.read_text().replace(
+            "\nexec", f'\ncase "$*" in {pattern}) {commands};; esac\nexec', 1
+        )
+        program.write_text(first)
 
     def up(self, *arguments: str) -> Done:
         done = self.run("up", *arguments)
@@ -416,25 +425,118 @@ def test_an_authorization_that_was_there_is_kept(desk: Desk) -> None:
     assert desk.account.state["authorizations"] == state["authorizations"]
 
 
+def test_another_deployment_on_the_same_bucket_is_warned_of(desk: Desk) -> None:
+    assert "WARNING" not in desk.up().text
+    desk.deploy |= {"name": "second", "project": "flowlog"}
+    said = desk.up().text
+    assert "WARNING: subscription flowlog of this project is on bucket my-flow-logs too" in said
+    assert "WARNING" not in desk.up().text, "once"
+    desk.deploy |= {"name": "third", "project": "third"}
+    assert "WARNING: 1 other Code Engine projects may hear" in desk.up().text
+
+
+def test_an_authorization_goes_with_the_instance_it_was_made_for(desk: Desk) -> None:
+    desk.up()
+    state = desk.account.state
+    others = authorization(
+        "codeengine", desk.project["id"], "cloud-object-storage", LOGS_GUID, "Notifications Manager"
+    )
+    state["authorizations"].append(others)
+    desk.account.state = state
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    # Without an `up` for the new instance, `down` removes the old one's and not the other.
+    before = desk.account.state
+    assert desk.run("down", "--yes").code == 0
+    assert desk.account.state["authorizations"] == [others]
+    desk.account.state = before
+    desk.up()
+    assert desk.account.state["authorizations"] == [others]
+    assert desk.run("down", "--yes").code == 0
+    assert desk.account.state["authorizations"] == [others]
+
+
+def test_what_is_taken_over_says_what_the_file_says(desk: Desk) -> None:
+    """A setting of an older deployment that the file doesn't have must not stay."""
+    desk.up()
+    state = desk.account.state
+    things = state["projects"]["flowlog"]
+    del things["configmap"]["flowlog-record"]
+    things["configmap"]["flowlog-config"]["FLOWLOG_MODE"] = "catch-up"
+    things["secret"]["flowlog-secret"]["COS_HMAC_ACCESS_KEY_ID"] = "older"
+    desk.account.state = state
+    desk.up("--adopt")
+    assert desk.project["configmap"]["flowlog-config"]["FLOWLOG_MODE"] == ""
+    assert desk.project["secret"]["flowlog-secret"]["COS_HMAC_ACCESS_KEY_ID"] == ""
+
+
 # --- from source ---------------------------------------------------------------------------------
 
 
-def test_a_build_from_source_takes_only_what_the_image_needs(desk: Desk) -> None:
-    desk.deploy = {"source": str(desk.folder / "checkout")}
-    checkout = desk.folder / "checkout"
-    checkout.mkdir()
-    (checkout / "Dockerfile").write_text("FROM x\n")
-    (checkout / ".dockerignore").write_text("*\n!flowlog.py\n")
-    (checkout / "flowlog.py").write_text("1\n")
-    (checkout / "test.ini").write_text("canary\n")
+@pytest.fixture
+def checkout(desk: Desk) -> Path:
+    """A folder that an image is built from, which the ini file names."""
+    folder = desk.folder / "checkout"
+    folder.mkdir()
+    for name, text in {
+        "Dockerfile": "FROM x\n",
+        ".dockerignore": "*\n!flowlog.py\n!lib.py\n",
+        "flowlog.py": "1\n",
+        "lib.py": "2\n",
+        "test.ini": "canary\n",
+    }.items():
+        (folder / name).write_text(text)
+    desk.deploy = {"source": str(folder)}
+    return folder
+
+
+def test_a_build_from_source_takes_only_what_the_image_needs(desk: Desk, checkout: Path) -> None:
+    sent = desk.folder / "sent"
+    desk.intercept('*"job create"*', f'(cd "$TMPDIR"/*/source && find . -type f | sort >{sent})')
     call = desk.up().call("ce job create")
     assert call[call.index("--build-source") + 1].endswith("/source")
+    assert sent.read_text().split() == [
+        "./.dockerignore",
+        "./Dockerfile",
+        "./flowlog.py",
+        "./lib.py",
+    ]
     assert desk.up().changes == []
     (checkout / "test.ini").write_text("canary-2\n")
     assert desk.up().changes == []
-    (checkout / "flowlog.py").write_text("2\n")
+    (checkout / "flowlog.py").write_text("1\n2\n")
+    (checkout / "lib.py").write_text("")
     assert desk.up().changes == ["ce job update"]
     assert desk.up("--rebuild").changes == ["ce job update"]
+
+
+def test_a_rebuild_that_fails_is_made_up_for(desk: Desk, checkout: Path) -> None:
+    desk.up()
+    desk.account.set(mutations=0, fail={"number": 1, "when": "before", "text": "503"})
+    done = desk.run("up", "--rebuild")
+    assert done.code == 1
+    assert f"Go on with: {SCRIPT} up --rebuild --ini {desk.ini}" in done.text
+    desk.account.set(fail=None)
+    assert desk.up().changes == ["ce job update"]
+
+
+@pytest.mark.parametrize(
+    ("ignored", "said"),
+    [
+        (None, "SOURCE has no .dockerignore"),
+        (".git\n", "SOURCE has no .dockerignore with a line *"),
+        ("*\n!*.py\n", "SOURCE has no file *.py"),
+        ("*\n!gone.py\n", "SOURCE has no file gone.py"),
+    ],
+)
+def test_a_source_that_cannot_be_built(
+    desk: Desk, checkout: Path, ignored: str | None, said: str
+) -> None:
+    (checkout / ".dockerignore").unlink()
+    if ignored is not None:
+        (checkout / ".dockerignore").write_text(ignored)
+    done = desk.run("up")
+    assert (done.code, done.calls) == (2, [])
+    assert said in done.text
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -584,6 +686,25 @@ def test_the_trace_of_the_cli_is_switched_off(desk: Desk) -> None:
     assert "REQUEST" not in done.text
 
 
+def test_a_secret_is_masked_in_what_the_cli_says_in_every_form(desk: Desk) -> None:
+    secret = "canary\\<&\"'x"
+    desk.env["LOGDNA_INGESTION_KEY"] = secret
+    html = json.dumps(secret).replace("<", "\\u003c").replace("&", "\\u0026")
+    said = desk.folder / "said"
+    said.write_text(f"plain {secret}; JSON {json.dumps(secret)}; Go {html}\n")
+    desk.intercept('*"secret create"*', f"cat {said} >&2; exit 1")
+    done = desk.run("up")
+    assert done.code == 1
+    assert 'plain ***; JSON "***"; Go "***"' in done.text
+
+
+def test_a_key_is_in_no_file_once_it_is_read(desk: Desk) -> None:
+    files = desk.folder / "files"
+    desk.intercept('*"secret create"*', f'grep -rl apikey "$TMPDIR" >{files}')
+    desk.up()
+    assert files.read_text() == ""
+
+
 def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None:
     call = desk.up().call("ce secret create")
     assert "--from-env-file" in call and "--from-literal" not in call
@@ -594,9 +715,7 @@ def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None
 def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
     pid = desk.folder / "pid"
     desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
-    kill = f'\ncase "$*" in *"secret create"*) kill -{number} $(cat {pid}); exit 1;; esac\nexec'
-    program = desk.account.program
-    program.write_text(program.read_text().replace("\nexec", kill, 1))
+    desk.intercept('*"secret create"*', f"kill -{number} $(cat {pid}); exit 1")
     done = desk.run("up")
     # `Desk` looks for files that were left behind.
     assert done.code == code
@@ -707,19 +826,65 @@ def test_backfill_of_a_run_that_fails(desk: Desk) -> None:
 
 def test_backfill_says_when_it_cannot_tell(desk: Desk) -> None:
     desk.up()
-    program = desk.account.program
-    answer = '\ncase "$*" in *"jobrun get"*) echo "{}"; exit;; esac\nexec'
-    program.write_text(program.read_text().replace("\nexec", answer, 1))
+    desk.intercept('*"jobrun get"*', 'echo "{}"; exit')
     done = desk.run("backfill")
     assert done.code == 1
     assert "can't tell how run" in done.text
 
 
-@pytest.mark.parametrize("change", ["not up", "ini changed"])
-def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(desk: Desk, change: str) -> None:
-    if change == "ini changed":
+@pytest.mark.parametrize(
+    ("text", "code"), [("503: try later", 0), ("Not logged in. Use 'ibmcloud login'.", 1)]
+)
+def test_backfill_polls_on_where_one_call_fails(desk: Desk, text: str, code: int) -> None:
+    desk.up()
+    desk.account.set(run={"polls": 2, "log": [SUMMARY]})
+    once = desk.folder / "once"
+    desk.intercept('*"jobrun get"*', f'[ -e {once} ] || {{ >{once}; echo "{text}" >&2; exit 1; }}')
+    done = desk.run("backfill")
+    assert done.code == code, done.text
+    assert ("it goes on" in done.text and text in done.text) is (code == 1)
+
+
+def test_backfill_gives_up_only_where_every_poll_fails(desk: Desk) -> None:
+    """Many polls may fail in the days that a run can take, as long as others come through."""
+    desk.up()
+    desk.account.set(run={"polls": 70, "log": [SUMMARY]})
+    odd = desk.folder / "odd"
+    desk.intercept(
+        '*"jobrun get"*', f"[ -e {odd} ] && rm {odd} || {{ >{odd}; echo 503 >&2; exit 1; }}"
+    )
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+
+
+def test_a_signal_ends_the_following_at_once(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(run={"polls": 1, "log": [SUMMARY]})
+    pid = desk.folder / "pid"
+    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
+    # It would outlast the time that `Desk` gives the script.
+    desk.intercept('*"--follow"*', f"kill -TERM $(cat {pid}); exec sleep 1000")
+    done = desk.run("backfill")
+    assert done.code == 143
+    assert "the run goes on" in done.text
+
+
+@pytest.mark.parametrize(
+    ("env", "deploy"),
+    [
+        (None, {}),
+        ({"FLOWLOG_MODE": "catch-up"}, {}),
+        ({"LOGDNA_INGESTION_KEY": "canary-new"}, {}),
+        ({}, {"image": "ghcr.io/someone/flowlog:1.0.1"}),
+    ],
+    ids=["not up", "configmap", "secret", "job"],
+)
+def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(
+    desk: Desk, env: dict[str, str] | None, deploy: dict[str, str]
+) -> None:
+    if env is not None:
         desk.up()
-        desk.env["FLOWLOG_MODE"] = "catch-up"
+        desk.env, desk.deploy = desk.env | env, desk.deploy | deploy
     done = desk.run("backfill")
     assert done.code == 1
     assert f"{SCRIPT} up --ini" in done.text
@@ -809,18 +974,28 @@ def test_down_with_the_project(desk: Desk) -> None:
     assert "nothing to remove" in desk.run("down").text
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", range(7))
-def test_down_goes_on_where_it_failed(desk: Desk, number: int) -> None:
+def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> None:
     desk.up()
-    desk.account.set(mutations=0, fail={"number": number, "when": "after", "text": "503"})
-    done = desk.run("down", "--yes")
-    assert done.code == 1
-    assert "down stopped half way" in done.text
-    desk.account.set(fail=None)
-    assert desk.run("down", "--yes").code == 0
-    state = desk.account.state
-    assert (state["service_ids"], state["authorizations"]) == ({}, [])
-    assert not any(state["projects"]["flowlog"][kind] for kind in ("secret", "configmap", "job"))
+    deployed = desk.account.state
+    for more in ([], ["--project"]):
+        fail = {"number": number, "when": when, "text": "503"}
+        desk.account.state = {**deployed, "mutations": 0, "fail": fail}
+        done = desk.run("down", "--yes", *more)
+        assert done.code == 1
+        assert "down stopped half way" in done.text
+        advice = f"Go on with: {SCRIPT} {shlex.join(['down', '--yes', *more])} --ini {desk.ini}"
+        assert advice in done.text
+        desk.account.set(fail=None)
+        assert desk.run("down", "--yes", *more).code == 0
+        state = desk.account.state
+        assert (state["service_ids"], state["authorizations"]) == ({}, [])
+        if more:
+            assert state["projects"] == {}
+        else:
+            kinds = ("secret", "configmap", "job", "subscription")
+            assert not any(state["projects"]["flowlog"][kind] for kind in kinds)
 
 
 # --- the ini file --------------------------------------------------------------------------------
@@ -848,6 +1023,8 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({}, {"source": "."}, "only one of them"),
     ({}, {"image": "", "source": "/nowhere"}, "SOURCE is neither"),
     ({}, {"array_size": "0"}, "ARRAY_SIZE must be"),
+    ({}, {"array_size": "00"}, "ARRAY_SIZE is not a whole number"),
+    ({}, {"image": "ghcr.io/OWNER/flowlog:1.0.0"}, "IMAGE is not an image"),
     ({}, {"retry_limit": "often"}, "RETRY_LIMIT is not a whole number"),
     ({}, {"cos_role": "Manager"}, "COS_ROLE is not"),
     ({}, {"name": "Flow Log"}, "NAME is not"),
@@ -953,7 +1130,7 @@ def test_the_example_is_read_by_both(desk: Desk) -> None:
     assert done.code == 2, "it has to be filled in first"
     filled = example.read_text().replace("ACCOUNT:INSTANCE", f"a:{COS_GUID}")
     filled = re.sub(r"(?<== )put-your-\S*", "canary", filled)
-    assert filled != (filled := filled.replace("OWNER", "someone"))
+    filled = filled.replace("/OWNER/", "/someone/")
     desk.ini.write_text(filled)
     done = desk.run_as_it_is("up", "--dry-run", "--ini", str(desk.ini))
     assert done.code == 0, done.text
@@ -978,6 +1155,22 @@ def test_a_wrong_command_line(desk: Desk, arguments: list[str]) -> None:
     done = desk.run_as_it_is(*arguments)
     assert (done.code, done.calls) == (2, [])
     assert "--help" in done.text
+
+
+def test_what_to_do_next_can_be_pasted(desk: Desk) -> None:
+    desk.write_ini()
+    path = desk.folder / "it's my.ini"
+    path.write_text(desk.ini.read_text())
+    desk.account.set(fail={"number": 3, "when": "before", "text": "503"})
+    done = desk.run_as_it_is("up", "--adopt", "--ini", str(path))
+    (line,) = (line for line in done.text.splitlines() if line.startswith("Go on with: "))
+    assert shlex.split(line.removeprefix("Go on with: ")) == [
+        str(SCRIPT), "up", "--adopt", "--ini", str(path)
+    ]  # fmt: skip
+    desk.account.set(fail=None)
+    done = desk.run_as_it_is("backfill", "--ini", str(path))
+    (advice,) = re.findall(r"run `(.*)` first", done.text)
+    assert shlex.split(advice) == [str(SCRIPT), "up", "--ini", str(path)]
 
 
 def test_help(desk: Desk) -> None:
