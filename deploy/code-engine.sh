@@ -866,7 +866,6 @@ ensure_subscription() {
   wanted=$(subscription_print)
   subscription_flags
   if [[ -n $subscription_there ]] && ! settled SUBSCRIPTION "$wanted"; then
-    unsure SUBSCRIPTION
     change "removing subscription $deploy_NAME, to make it anew" \
       ce subscription cos delete --name "$deploy_NAME" --force
     subscription_there=""

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ class Done:
         return call
 
 
+def heed_signals() -> None:
+    """Signals that were ignored when a shell began, as by `nohup` or `&`, it can't ever hear."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass(slots=True)
 class Desk:
     """A person's machine: an ini file, and the CLI of an account."""
@@ -117,6 +124,7 @@ class Desk:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=120,
+            preexec_fn=heed_signals,
         )
         assert not list(files.iterdir()), "files were left behind"
         return Done(process.returncode, process.stdout, self.account.calls())
