@@ -176,7 +176,10 @@ load_section() {
 
 fault() { faults+=("$1"); }
 
-has() { [[ -n $(env_value "$1") ]]; }
+has() {
+  local name="env_$1"
+  [[ -n ${!name-} ]]
+}
 
 need() {
   has "$1" || fault "$1 is not set${2-}"

@@ -2,195 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
-import json
-import os
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import flowlog
-from standins.ibmcloud import Account, authorization, command_of, mutates
+from standins.ibmcloud import authorization, mutates
 from test_flowlog_to_logdna import Unusable, read_ini
+from tests.desk import (
+    CLOUD_LOGS,
+    COS_GUID,
+    CRN,
+    ENV,
+    LOGS_GUID,
+    ONE_CHANGE,
+    SCRIPT,
+    SUMMARY,
+    Desk,
+    Done,
+)
 from tests.harness import PROJECT, SECRETS
-
-SCRIPT = PROJECT / "deploy" / "code-engine.sh"
-COS_GUID = "11111111-2222-3333-4444-555555555555"
-LOGS_GUID = "66666666-7777-8888-9999-aaaaaaaaaaaa"
-CRN = f"crn:v1:bluemix:public:cloud-object-storage:global:a/{'7' * 32}:{COS_GUID}::"
-
-ENV = {
-    "COS_BUCKET": "my-flow-logs",
-    "COS_ENDPOINT": "s3.us-south.cloud-object-storage.appdomain.cloud",
-    "COS_CRN": CRN,
-    "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
-    "LOGDNA_ENDPOINT": "https://logs.mezmo.com",
-}
-CLOUD_LOGS = {
-    "LOGDNA_INGESTION_KEY": "",
-    "LOGDNA_ENDPOINT": "",
-    "LOG_DESTINATION": "cloud-logs",
-    "CLOUD_LOGS_ENDPOINT": f"https://{LOGS_GUID}.ingress.us-south.logs.cloud.ibm.com",
-}
-DEPLOY = {"image": "ghcr.io/someone/flowlog:1.0.0"}
-SUMMARY = 'summary {"mode":"simple","objects":3,"failed":[],"version":"1.0.0"}'
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What one run of the script left behind."""
-
-    code: int
-    text: str
-    calls: list[list[str]]
-
-    @property
-    def changes(self) -> list[str]:
-        """The commands that changed something in the account, notes of the record left out."""
-        return [
-            command_of(call)
-            for call in self.calls
-            if mutates(call) and "flowlog-record" not in call
-        ]
-
-    def call(self, command: str) -> list[str]:
-        """The one call of this command that is no note of the record."""
-        (call,) = (
-            each
-            for each in self.calls
-            if command_of(each) == command and "flowlog-record" not in each
-        )
-        return call
-
-
-def heed_signals() -> None:
-    """Signals that were ignored when a shell began, as by `nohup` or `&`, it can't ever hear."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
-@dataclass(slots=True)
-class Desk:
-    """A person's machine: an ini file, and the CLI of an account."""
-
-    folder: Path
-    account: Account
-    env: dict[str, str] = field(default_factory=lambda: dict(ENV))
-    deploy: dict[str, str] = field(default_factory=lambda: dict(DEPLOY))
-    shell: tuple[str, ...] = ("bash",)
-
-    @property
-    def ini(self) -> Path:
-        return self.folder / "my.ini"
-
-    def write_ini(self) -> None:
-        sections = {"env": self.env, "deploy": self.deploy}
-        self.ini.write_text(
-            "".join(
-                f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
-                for name, values in sections.items()
-            )
-        )
-
-    def run(self, *arguments: str, stdin: str = "") -> Done:
-        self.write_ini()
-        return self.run_as_it_is(*arguments, "--ini", str(self.ini), stdin=stdin)
-
-    def run_as_it_is(self, *arguments: str, stdin: str = "", **environ: str) -> Done:
-        """Run with the ini file that is there. No file of the script may be left behind."""
-        files = self.folder / "tmp"
-        files.mkdir(exist_ok=True)
-        self.account.calls()
-        process = subprocess.run(
-            [*self.shell, str(SCRIPT), *arguments],
-            env={
-                "PATH": f"{self.account.program.parent}:{os.environ['PATH']}",
-                "TMPDIR": str(files),
-                "FLOWLOG_POLL_SECONDS": "0",
-                **environ,
-            },
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            preexec_fn=heed_signals,
-        )
-        assert not list(files.iterdir()), "files were left behind"
-        return Done(process.returncode, process.stdout, self.account.calls())
-
-    def intercept(self, pattern: str, commands: str) -> None:
-        """Have the CLI do this in the shell, before any call whose arguments match a glob."""
-        program = self.account.program
-        first = program.read_text().replace(
-            "\nexec", f'\ncase "$*" in {pattern}) {commands};; esac\nexec', 1
-        )
-        program.write_text(first)
-
-    def up(self, *arguments: str) -> Done:
-        done = self.run("up", *arguments)
-        assert done.code == 0, done.text
-        return done
-
-    @property
-    def project(self) -> dict[str, Any]:
-        project: dict[str, Any] = self.account.state["projects"]["flowlog"]
-        return project
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Account(tmp_path) as account:
-        yield Desk(tmp_path, account)
-    assert_no_secret_was_shown()
-
-
-shown: list[Done] = []
-
-
-@pytest.fixture(autouse=True)
-def _watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Remember what every run showed and called, for `assert_no_secret_was_shown`."""
-    shown.clear()
-    original = Desk.run_as_it_is
-
-    def run(self: Desk, *arguments: str, **options: str) -> Done:
-        done = original(self, *arguments, **options)
-        shown.append(done)
-        return done
-
-    monkeypatch.setattr(Desk, "run_as_it_is", run)
-    yield
-
-
-def assert_no_secret_was_shown() -> None:
-    """Neither output nor any argument holds a secret; all the test's secrets start so."""
-    for done in shown:
-        assert "canary" not in done.text
-        assert not [call for call in done.calls if "canary" in " ".join(call)]
-
-
-def settled(state: dict[str, Any]) -> dict[str, Any]:
-    """The state without what differs each time: IDs, and the key that was made."""
-    text = repr({**state, "mutations": 0, "fail": None})
-    marks: dict[str, str] = {}
-    pattern = (
-        r"canary-made-key-[0-9a-f-]{36}|(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-    )
-    text = re.sub(pattern, lambda found: marks.setdefault(found[0], f"id{len(marks)}"), text)
-    result: dict[str, Any] = eval(text)  # the text was made by repr, two lines above
-    return result
-
 
 # --- up ------------------------------------------------------------------------------------------
 
@@ -285,51 +121,6 @@ def test_no_service_id_where_the_file_has_credentials(desk: Desk, given: dict[st
     }
 
 
-CHANGES: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
-    ({"LOGDNA_INGESTION_KEY": "canary-new"}, {}, ["ce secret update"]),
-    ({"LOG": "DEBUG"}, {}, ["ce configmap update"]),
-    ({"LOGDNA_ENDPOINT": "", "LOGDNA_REGION": "us-south"}, {}, ["ce configmap update"]),
-    ({}, {"memory": "0.5G", "cpu": "0.25"}, ["ce job update"]),
-    ({}, {"image": "ghcr.io/someone/flowlog:1.0.1"}, ["ce job update"]),
-    (
-        {"FLOWLOG_PREFIX": "flows/"},
-        {},
-        ["ce configmap update", "ce subscription cos delete", "ce subscription cos create"],
-    ),
-    (
-        {"FLOWLOG_MODE": "remember"},
-        {},
-        ["iam service-policy-delete", "iam service-policy-create", "ce configmap update"],
-    ),
-    ({"APIKEY": "canary-own"}, {}, ["ce secret update"]),
-    (
-        {"COS_CRN": CRN.replace(COS_GUID, LOGS_GUID)},
-        {},
-        [
-            "iam authorization-policy-create",
-            "iam service-policy-delete",
-            "iam service-policy-create",
-            "ce configmap update",
-            "iam authorization-policy-delete",
-        ],
-    ),
-    (
-        CLOUD_LOGS,
-        {},
-        [
-            "iam service-policy-delete",
-            "iam service-policy-create",
-            "iam service-policy-create",
-            "ce secret update",
-            "ce configmap update",
-        ],
-    ),
-]
-ONE_CHANGE = pytest.mark.parametrize(
-    ("env", "deploy", "expected"), CHANGES, ids=[str(i) for i in range(len(CHANGES))]
-)
-
-
 @ONE_CHANGE
 def test_a_changed_setting_changes_only_what_it_concerns(
     desk: Desk, env: dict[str, str], deploy: dict[str, str], expected: list[str]
@@ -345,41 +136,6 @@ def test_a_changed_setting_changes_only_what_it_concerns(
         if name != "COS_ENDPOINT":
             assert pod[name] == value
     assert not [call for call in desk.up().calls if mutates(call)]
-
-
-@ONE_CHANGE
-def test_a_change_that_fails_and_is_taken_back_leaves_nothing_behind(
-    desk: Desk, env: dict[str, str], deploy: dict[str, str], expected: list[str]
-) -> None:
-    """Wherever it stops: the last thing was done, though the answer says otherwise."""
-    original = dict(desk.env), dict(desk.deploy)
-    desk.up()
-    deployed = desk.account.state
-    for number in itertools.count():
-        desk.env, desk.deploy = desk.env | env, desk.deploy | deploy
-        fail = {"number": number, "when": "after", "text": "503"}
-        desk.account.state = {**deployed, "mutations": 0, "fail": fail}
-        if desk.run("up").code == 0:
-            break
-        desk.account.set(fail=None)
-        broken = desk.account.state
-        desk.env, desk.deploy = dict(original[0]), dict(original[1])
-        if deployed_things(broken) != deployed_things(deployed):
-            told = desk.run("status").text
-            assert re.search("^  (unsure|changed|missing) ", told, re.M), told
-        desk.up()
-        assert deployed_things(desk.account.state) == deployed_things(deployed)
-        assert not [call for call in desk.up().calls if mutates(call)]
-    assert number >= len(expected)
-
-
-def deployed_things(state: dict[str, Any]) -> dict[str, Any]:
-    """What counts of a state: neither the notes of `up`, nor IDs, nor what is empty."""
-    state = copy.deepcopy(state)
-    state["projects"]["flowlog"]["configmap"].pop("flowlog-record")
-    for each in state["service_ids"].values():
-        each["policies"] = sorted(map(str, each["policies"].values()))
-    return normal(settled(state))
 
 
 def test_a_key_that_leaves_the_file_is_replaced_by_one_that_is_made(desk: Desk) -> None:
@@ -545,206 +301,6 @@ def test_a_source_that_cannot_be_built(
     done = desk.run("up")
     assert (done.code, done.calls) == (2, [])
     assert said in done.text
-
-
-# --- failures ------------------------------------------------------------------------------------
-
-
-STEPS = 17
-"""Calls of an `up` from nothing that change something; test_failing_at_each_step checks it."""
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The state that an undisturbed `up` leaves."""
-    folder = tmp_path_factory.mktemp("complete")
-    with Account(folder) as account:
-        Desk(folder, account).up()
-    assert account.state["mutations"] == STEPS
-    return settled(account.state)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(STEPS))
-def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int, when: str) -> None:
-    """`after`: it was done, but the answer says otherwise, as where a connection breaks."""
-    fail = {"number": number, "when": when, "text": "503: the service is not available"}
-    desk.account.set(fail=fail)
-    done = desk.run("up")
-    assert done.code == 1
-    assert "503: the service is not available" in done.text
-    assert f"Go on with: {SCRIPT} up --ini {desk.ini}" in done.text
-    assert number == 0 or "There now: project flowlog" in done.text
-    desk.account.set(fail=None)
-    desk.up()
-    found = settled(desk.account.state)
-    # What can't be known any more counts as not made by `up`, so that `down` leaves it.
-    unknown = (number, when) in ((0, "after"), (1, "before"))
-    assert ("count as one that was there before" in done.text) is (number < 2)
-    if unknown:
-        found["projects"]["flowlog"]["configmap"]["flowlog-record"]["PROJECT"] = "made"
-    assert normal(found) == normal(complete)
-
-
-def normal(state: dict[str, Any]) -> dict[str, Any]:
-    """Independent of the order in which things were noted; an empty value counts as unset."""
-    for project in state["projects"].values():
-        for kind in ("secret", "configmap"):
-            for name, data in project[kind].items():
-                project[kind][name] = {key: value for key, value in data.items() if value}
-    return {**settled(state), "projects": state["projects"]}
-
-
-@pytest.mark.parametrize(
-    ("text", "advice"),
-    [
-        ("You are not authorized to access this resource.", "lacks a right"),
-        ("The secret already exists.", "Run the same command again"),
-        ("You exceeded the limit of configmaps; quota", "A limit of the account"),
-        ("FAILED\nNot logged in. Use 'ibmcloud login' to log in.", "ibmcloud login"),
-        (f"bad value {SECRETS['LOGDNA_INGESTION_KEY']}", "bad value ***"),
-    ],
-)
-def test_a_failure_is_explained(desk: Desk, text: str, advice: str) -> None:
-    desk.account.set(fail={"number": 9, "when": "before", "text": text})
-    done = desk.run("up")
-    assert done.code == 1
-    assert advice in done.text
-
-
-@pytest.mark.parametrize("command", ["up", "backfill", "status", "logs", "down"])
-def test_an_expired_login_is_said_in_one_sentence(desk: Desk, command: str) -> None:
-    desk.account.set(login="expired")
-    done = desk.run(command)
-    assert done.code == 1
-    assert "The login has expired or there is none: run `ibmcloud login`" in done.text
-    assert len(done.calls) == 1
-
-
-def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None:
-    desk.up()
-    program = desk.account.program
-    text = program.read_text()
-    program.write_text(
-        text.replace(
-            "\nexec",
-            '\n[ "$1" = target ] || { echo "Token not found. Log in again."; exit 1; }\nexec',
-        )
-    )
-    done = desk.run("up")
-    assert done.code == 1
-    assert "ibmcloud login" in done.text
-    assert "creating" not in done.text
-
-
-@pytest.mark.parametrize(
-    ("text", "missing"),
-    [
-        ("Secret 'x' not found.", True),
-        ("No service ID found for name x.", True),
-        ("The project does not exist in the catalog in us-south.", True),
-        ("Not logged in. Use 'ibmcloud login' to log in.", False),
-        ("'ce' is not a registered command: plug-in not found", False),
-        ("500: could not reach the server", False),
-    ],
-)
-def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool) -> None:
-    answer = f'\n[ "$1" = target ] || {{ echo "{text}" >&2; exit 1; }}\nexec'
-    desk.account.program.write_text(desk.account.program.read_text().replace("\nexec", answer, 1))
-    done = desk.run("up")
-    assert done.code == 1
-    assert ("creating project" in done.text) is missing
-    assert text in done.text
-
-
-def test_without_the_cli_it_says_where_to_get_it(desk: Desk) -> None:
-    desk.write_ini()
-    desk.account.program.unlink()
-    done = desk.run_as_it_is("up", "--ini", str(desk.ini))
-    assert done.code == 1
-    assert "ibmcloud plugin install code-engine" in done.text
-
-
-# --- secrets -------------------------------------------------------------------------------------
-
-
-TRACES = [
-    *((("bash", "-x"), command) for command in ("up", "backfill", "status", "logs", "down")),
-    (("bash", "-xv"), "up"),
-    (("env", "SHELLOPTS=xtrace", "bash"), "up"),
-]
-
-
-@pytest.mark.parametrize(("traced", "command"), TRACES)
-def test_no_trace_shows_a_secret(desk: Desk, traced: tuple[str, ...], command: str) -> None:
-    desk.env["FLOWLOG_PREFIX"] = "flows/"
-    if command != "up":
-        desk.up()
-    desk.shell = traced
-    desk.account.set(run={"log": [SUMMARY]})
-    done = desk.run(command, *(["--yes"] if command == "down" else []))
-    # What was shown is looked at for secrets at the end of every test.
-    assert done.code == (1 if command == "logs" else 0), done.text
-
-
-def test_the_trace_of_the_cli_is_switched_off(desk: Desk) -> None:
-    desk.up()
-    done = desk.run_as_it_is("status", "--ini", str(desk.ini), IBMCLOUD_TRACE="true")
-    assert "recent runs" in done.text
-    assert "REQUEST" not in done.text
-
-
-def test_a_secret_is_masked_in_what_the_cli_says_in_every_form(desk: Desk) -> None:
-    secret = "canary\\<&\"'x"
-    desk.env["LOGDNA_INGESTION_KEY"] = secret
-    html = json.dumps(secret).replace("<", "\\u003c").replace("&", "\\u0026")
-    said = desk.folder / "said"
-    said.write_text(f"plain {secret}; JSON {json.dumps(secret)}; Go {html}\n")
-    desk.intercept('*"secret create"*', f"cat {said} >&2; exit 1")
-    done = desk.run("up")
-    assert done.code == 1
-    assert 'plain ***; JSON "***"; Go "***"' in done.text
-
-
-def test_a_key_is_in_no_file_once_it_is_read(desk: Desk) -> None:
-    files = desk.folder / "files"
-    desk.intercept('*"secret create"*', f'grep -rl apikey "$TMPDIR" >{files}')
-    desk.up()
-    assert files.read_text() == ""
-
-
-def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None:
-    call = desk.up().call("ce secret create")
-    assert "--from-env-file" in call and "--from-literal" not in call
-    # That the file's mode was 0600, and that it is gone, is seen to by the stand-in and `Desk`.
-
-
-@pytest.mark.parametrize(("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 143)])
-def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
-    pid = desk.folder / "pid"
-    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
-    desk.intercept('*"secret create"*', f"kill -{number} $(cat {pid}); exit 1")
-    done = desk.run("up")
-    # `Desk` looks for files that were left behind.
-    assert done.code == code
-    assert "up stopped half way" in done.text
-
-
-def test_no_other_program_is_given_a_secret(desk: Desk) -> None:
-    """Any user of a machine can list the arguments of all its programs."""
-    desk.env["APIKEY"] = SECRETS["APIKEY"]
-    log = desk.folder / "arguments"
-    for name in ("awk", "cat", "cp", "cut", "grep", "head", "mktemp", "rm", "sed", "sha256sum",
-                 "sort", "tail", "tr"):  # fmt: skip
-        wrapper = desk.account.program.parent / name
-        wrapper.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
-        wrapper.chmod(0o755)
-    desk.up()
-    desk.env.pop("APIKEY")
-    desk.up()
-    desk.run("status")
-    assert "sha256sum" in log.read_text()
-    assert "canary" not in log.read_text()
 
 
 # --- dry run -------------------------------------------------------------------------------------
@@ -980,30 +536,6 @@ def test_down_with_the_project(desk: Desk) -> None:
     state = desk.account.state
     assert (state["projects"], state["service_ids"], state["authorizations"]) == ({}, {}, [])
     assert "nothing to remove" in desk.run("down").text
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(7))
-def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> None:
-    desk.up()
-    deployed = desk.account.state
-    for more in ([], ["--project"]):
-        fail = {"number": number, "when": when, "text": "503"}
-        desk.account.state = {**deployed, "mutations": 0, "fail": fail}
-        done = desk.run("down", "--yes", *more)
-        assert done.code == 1
-        assert "down stopped half way" in done.text
-        advice = f"Go on with: {SCRIPT} {shlex.join(['down', '--yes', *more])} --ini {desk.ini}"
-        assert advice in done.text
-        desk.account.set(fail=None)
-        assert desk.run("down", "--yes", *more).code == 0
-        state = desk.account.state
-        assert (state["service_ids"], state["authorizations"]) == ({}, [])
-        if more:
-            assert state["projects"] == {}
-        else:
-            kinds = ("secret", "configmap", "job", "subscription")
-            assert not any(state["projects"]["flowlog"][kind] for kind in kinds)
 
 
 # --- the ini file --------------------------------------------------------------------------------

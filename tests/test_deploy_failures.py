@@ -1,0 +1,262 @@
+"""What deploy/code-engine.sh leaves, shows and says where a call fails or a signal comes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import shutil
+from typing import Any
+
+import pytest
+
+from standins.ibmcloud import Account, mutates
+from tests.desk import (
+    ONE_CHANGE,
+    SCRIPT,
+    SUMMARY,
+    Desk,
+    deployed_things,
+    normal,
+    settled,
+)
+from tests.harness import SECRETS
+
+
+@ONE_CHANGE
+def test_a_change_that_fails_and_is_taken_back_leaves_nothing_behind(
+    desk: Desk, env: dict[str, str], deploy: dict[str, str], expected: list[str]
+) -> None:
+    """Wherever it stops: the last thing was done, though the answer says otherwise."""
+    original = dict(desk.env), dict(desk.deploy)
+    desk.up()
+    deployed = desk.account.state
+    for number in itertools.count():
+        desk.env, desk.deploy = desk.env | env, desk.deploy | deploy
+        fail = {"number": number, "when": "after", "text": "503"}
+        desk.account.state = {**deployed, "mutations": 0, "fail": fail}
+        if desk.run("up").code == 0:
+            break
+        desk.account.set(fail=None)
+        broken = desk.account.state
+        desk.env, desk.deploy = dict(original[0]), dict(original[1])
+        if deployed_things(broken) != deployed_things(deployed):
+            told = desk.run("status").text
+            assert re.search("^  (unsure|changed|missing) ", told, re.M), told
+        desk.up()
+        assert deployed_things(desk.account.state) == deployed_things(deployed)
+        assert not [call for call in desk.up().calls if mutates(call)]
+    assert number >= len(expected)
+
+
+STEPS = 17
+"""Calls of an `up` from nothing that change something; test_failing_at_each_step checks it."""
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The state that an undisturbed `up` leaves."""
+    folder = tmp_path_factory.mktemp("complete")
+    with Account(folder) as account:
+        Desk(folder, account).up()
+    assert account.state["mutations"] == STEPS
+    return settled(account.state)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(STEPS))
+def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int, when: str) -> None:
+    """`after`: it was done, but the answer says otherwise, as where a connection breaks."""
+    fail = {"number": number, "when": when, "text": "503: the service is not available"}
+    desk.account.set(fail=fail)
+    done = desk.run("up")
+    assert done.code == 1
+    assert "503: the service is not available" in done.text
+    assert f"Go on with: {SCRIPT} up --ini {desk.ini}" in done.text
+    assert number == 0 or "There now: project flowlog" in done.text
+    desk.account.set(fail=None)
+    desk.up()
+    found = settled(desk.account.state)
+    # What can't be known any more counts as not made by `up`, so that `down` leaves it.
+    unknown = (number, when) in ((0, "after"), (1, "before"))
+    assert ("count as one that was there before" in done.text) is (number < 2)
+    if unknown:
+        found["projects"]["flowlog"]["configmap"]["flowlog-record"]["PROJECT"] = "made"
+    assert normal(found) == normal(complete)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("You are not authorized to access this resource.", "lacks a right"),
+        ("The secret already exists.", "Run the same command again"),
+        ("You exceeded the limit of configmaps; quota", "A limit of the account"),
+        ("FAILED\nNot logged in. Use 'ibmcloud login' to log in.", "ibmcloud login"),
+        (f"bad value {SECRETS['LOGDNA_INGESTION_KEY']}", "bad value ***"),
+    ],
+)
+def test_a_failure_is_explained(desk: Desk, text: str, advice: str) -> None:
+    desk.account.set(fail={"number": 9, "when": "before", "text": text})
+    done = desk.run("up")
+    assert done.code == 1
+    assert advice in done.text
+
+
+@pytest.mark.parametrize("command", ["up", "backfill", "status", "logs", "down"])
+def test_an_expired_login_is_said_in_one_sentence(desk: Desk, command: str) -> None:
+    desk.account.set(login="expired")
+    done = desk.run(command)
+    assert done.code == 1
+    assert "The login has expired or there is none: run `ibmcloud login`" in done.text
+    assert len(done.calls) == 1
+
+
+def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None:
+    desk.up()
+    program = desk.account.program
+    text = program.read_text()
+    program.write_text(
+        text.replace(
+            "\nexec",
+            '\n[ "$1" = target ] || { echo "Token not found. Log in again."; exit 1; }\nexec',
+        )
+    )
+    done = desk.run("up")
+    assert done.code == 1
+    assert "ibmcloud login" in done.text
+    assert "creating" not in done.text
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("Secret 'x' not found.", True),
+        ("No service ID found for name x.", True),
+        ("The project does not exist in the catalog in us-south.", True),
+        ("Not logged in. Use 'ibmcloud login' to log in.", False),
+        ("'ce' is not a registered command: plug-in not found", False),
+        ("500: could not reach the server", False),
+    ],
+)
+def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool) -> None:
+    answer = f'\n[ "$1" = target ] || {{ echo "{text}" >&2; exit 1; }}\nexec'
+    desk.account.program.write_text(desk.account.program.read_text().replace("\nexec", answer, 1))
+    done = desk.run("up")
+    assert done.code == 1
+    assert ("creating project" in done.text) is missing
+    assert text in done.text
+
+
+def test_without_the_cli_it_says_where_to_get_it(desk: Desk) -> None:
+    desk.write_ini()
+    desk.account.program.unlink()
+    done = desk.run_as_it_is("up", "--ini", str(desk.ini))
+    assert done.code == 1
+    assert "ibmcloud plugin install code-engine" in done.text
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("number", range(7))
+def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> None:
+    desk.up()
+    deployed = desk.account.state
+    for more in ([], ["--project"]):
+        fail = {"number": number, "when": when, "text": "503"}
+        desk.account.state = {**deployed, "mutations": 0, "fail": fail}
+        done = desk.run("down", "--yes", *more)
+        assert done.code == 1
+        assert "down stopped half way" in done.text
+        advice = f"Go on with: {SCRIPT} {shlex.join(['down', '--yes', *more])} --ini {desk.ini}"
+        assert advice in done.text
+        desk.account.set(fail=None)
+        assert desk.run("down", "--yes", *more).code == 0
+        state = desk.account.state
+        assert (state["service_ids"], state["authorizations"]) == ({}, [])
+        if more:
+            assert state["projects"] == {}
+        else:
+            kinds = ("secret", "configmap", "job", "subscription")
+            assert not any(state["projects"]["flowlog"][kind] for kind in kinds)
+
+
+# --- secrets -------------------------------------------------------------------------------------
+
+
+TRACES = [
+    *((("bash", "-x"), command) for command in ("up", "backfill", "status", "logs", "down")),
+    (("bash", "-xv"), "up"),
+    (("env", "SHELLOPTS=xtrace", "bash"), "up"),
+]
+
+
+@pytest.mark.parametrize(("traced", "command"), TRACES)
+def test_no_trace_shows_a_secret(desk: Desk, traced: tuple[str, ...], command: str) -> None:
+    desk.env["FLOWLOG_PREFIX"] = "flows/"
+    if command != "up":
+        desk.up()
+    desk.shell = traced
+    desk.account.set(run={"log": [SUMMARY]})
+    done = desk.run(command, *(["--yes"] if command == "down" else []))
+    # What was shown is looked at for secrets at the end of every test.
+    assert done.code == (1 if command == "logs" else 0), done.text
+
+
+def test_the_trace_of_the_cli_is_switched_off(desk: Desk) -> None:
+    desk.up()
+    done = desk.run_as_it_is("status", "--ini", str(desk.ini), IBMCLOUD_TRACE="true")
+    assert "recent runs" in done.text
+    assert "REQUEST" not in done.text
+
+
+def test_a_secret_is_masked_in_what_the_cli_says_in_every_form(desk: Desk) -> None:
+    secret = "canary\\<&\"'x"
+    desk.env["LOGDNA_INGESTION_KEY"] = secret
+    html = json.dumps(secret).replace("<", "\\u003c").replace("&", "\\u0026")
+    said = desk.folder / "said"
+    said.write_text(f"plain {secret}; JSON {json.dumps(secret)}; Go {html}\n")
+    desk.intercept('*"secret create"*', f"cat {said} >&2; exit 1")
+    done = desk.run("up")
+    assert done.code == 1
+    assert 'plain ***; JSON "***"; Go "***"' in done.text
+
+
+def test_a_key_is_in_no_file_once_it_is_read(desk: Desk) -> None:
+    files = desk.folder / "files"
+    desk.intercept('*"secret create"*', f'grep -rl apikey "$TMPDIR" >{files}')
+    desk.up()
+    assert files.read_text() == ""
+
+
+def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None:
+    call = desk.up().call("ce secret create")
+    assert "--from-env-file" in call and "--from-literal" not in call
+    # That the file's mode was 0600, and that it is gone, is seen to by the stand-in and `Desk`.
+
+
+@pytest.mark.parametrize(("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 143)])
+def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
+    pid = desk.folder / "pid"
+    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
+    desk.intercept('*"secret create"*', f"kill -{number} $(cat {pid}); exit 1")
+    done = desk.run("up")
+    # `Desk` looks for files that were left behind.
+    assert done.code == code
+    assert "up stopped half way" in done.text
+
+
+def test_no_other_program_is_given_a_secret(desk: Desk) -> None:
+    """Any user of a machine can list the arguments of all its programs."""
+    desk.env["APIKEY"] = SECRETS["APIKEY"]
+    log = desk.folder / "arguments"
+    for name in ("awk", "cat", "cp", "cut", "grep", "head", "mktemp", "rm", "sed", "sha256sum",
+                 "sort", "tail", "tr"):  # fmt: skip
+        wrapper = desk.account.program.parent / name
+        wrapper.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
+        wrapper.chmod(0o755)
+    desk.up()
+    desk.env.pop("APIKEY")
+    desk.up()
+    desk.run("status")
+    assert "sha256sum" in log.read_text()
+    assert "canary" not in log.read_text()
