@@ -86,6 +86,17 @@ def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int,
     assert normal(found) == normal(complete)
 
 
+def test_a_project_is_known_for_made_as_soon_as_there_is_one(desk: Desk) -> None:
+    once = desk.folder / "once"
+    desk.intercept('*"secret get"*', f"[ -e {once} ] || {{ >{once}; echo 503 >&2; exit 1; }}")
+    done = desk.run("up")
+    assert done.code == 1
+    assert "There now: project flowlog, configmap flowlog-record." in done.text
+    desk.up()
+    assert desk.run("down", "--yes", "--project").code == 0
+    assert desk.account.state["projects"] == {}
+
+
 @pytest.mark.parametrize(
     ("text", "advice"),
     [
