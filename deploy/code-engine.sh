@@ -253,6 +253,8 @@ check_deploy() {
   bucket_region=$(env_value COS_ENDPOINT)
   if [[ $bucket_region =~ s3\.(direct\.|private\.)?([a-z0-9-]+)\.cloud-object-storage\.appdomain\.cloud ]]; then
     bucket_region=${BASH_REMATCH[2]}
+    [[ $bucket_region == *-* ]] ||
+      fault "COS_ENDPOINT is for buckets in $bucket_region, which is no region: a subscription needs a regional bucket"
     default REGION "$bucket_region"
     [[ $deploy_REGION == "$bucket_region" ]] ||
       fault "REGION is $deploy_REGION but COS_ENDPOINT is in $bucket_region: bucket, project and job must be in one region"
@@ -452,12 +454,13 @@ json_objects() {
     }'
 }
 
-# The text of a field in JSON; the first one of that name.
-json_text() { sed -nE "s/.*\"$1\": *\"([^\"]*)\".*/\1/p" <<<"$2" | head -n 1; }
+# The text of a field in JSON; the first one of that name. (`sed -n 1p` reads on to the end: after a
+# `head` that doesn't, the command before it may fail, and with it the pipe.)
+json_text() { sed -nE "s/.*\"$1\": *\"([^\"]*)\".*/\1/p" <<<"$2" | sed -n 1p; }
 
 json_number() {
   local number
-  number=$(tr ',{}' '\n' <<<"$2" | sed -nE "s/^ *\"$1\": *([0-9]+) *$/\1/p" | head -n 1)
+  number=$(tr ',{}' '\n' <<<"$2" | sed -nE "s/^ *\"$1\": *([0-9]+) *$/\1/p" | sed -n 1p)
   say "${number:-0}"
 }
 
@@ -687,7 +690,7 @@ ensure_record() {
 # Reads the ID of the project, and all authorizations to hear of new objects, one on each line.
 read_authorizations() {
   exists ce project get --name "$deploy_PROJECT" || true
-  project_id=$(sed -nE "s/^ID: *($ID).*/\1/p" <<<"$output" | head -n 1)
+  project_id=$(sed -nE "s/^ID: *($ID).*/\1/p" <<<"$output" | sed -n 1p)
   authorizations=""
   if [[ -n $dry_run ]]; then
     show iam authorization-policies --output json
@@ -703,7 +706,7 @@ read_authorizations() {
 # The ID of this project's authorization on the COS instance $1; nothing where there is none.
 authorization_on() {
   grep -F "$project_id" <<<"$authorizations" | grep -F "$1" |
-    sed -nE "s/.*\"id\": *\"($ID|AUTHORIZATION_ID)\".*/\1/p" | head -n 1 || true
+    sed -nE "s/.*\"id\": *\"($ID|AUTHORIZATION_ID)\".*/\1/p" | sed -n 1p || true
 }
 
 # The COS instances that `up` made an authorization on; a dry run takes it for made.
@@ -890,7 +893,7 @@ warn_of_others() {
   exists ce subscription cos list --output json || true
   [[ -z $dry_run ]] || return 0
   while IFS= read -r each; do
-    name=$(grep -oE '"name": *"[^"]*"' <<<"$each" | head -n 1 | cut -d'"' -f4) || true
+    name=$(grep -oE '"name": *"[^"]*"' <<<"$each" | sed -n 1p | cut -d'"' -f4) || true
     [[ -z $name || $name == "$deploy_NAME" ]] ||
       warn "subscription $name of this project is on bucket $(env_value COS_BUCKET) too"
   done < <(json_objects <<<"$output" | grep -F "\"$(env_value COS_BUCKET)\"")
@@ -1017,7 +1020,7 @@ tell_end() {
 # The name of the newest run; runs of the subscription are there for 10 minutes only.
 latest_run() {
   json_objects <<<"$output" | while IFS= read -r item; do
-    name=$(grep -oE "\"name\": *\"$deploy_NAME-[^\"]*\"" <<<"$item" | head -n 1 | cut -d'"' -f4) || true
+    name=$(grep -oE "\"name\": *\"$deploy_NAME-[^\"]*\"" <<<"$item" | sed -n 1p | cut -d'"' -f4) || true
     time=$(json_text created_at "$item")
     [[ -n $time ]] || time=$(json_text creationTimestamp "$item")
     [[ -z $name ]] || say "$time $name"
@@ -1092,12 +1095,14 @@ down() {
   target
   if ! exists ce project get --name "$deploy_PROJECT"; then
     say "nothing to remove: project $deploy_PROJECT does not exist in $deploy_REGION"
+    say_service_id
     return 0
   fi
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
   read_record
   if [[ -z $dry_run && -z $record ]]; then
     say "nothing to remove: no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"
+    say_service_id
     return 0
   fi
   doomed=() left=()
@@ -1107,6 +1112,13 @@ down() {
   remove
   doing=""
   say_left
+}
+
+# Without the record it can't be known whose it is, but a key that nobody minds should be known of.
+say_service_id() {
+  if exists iam service-id "$(service_id)"; then
+    say "there is a service ID $(service_id), though. Where nothing uses its key: $(show iam service-id-delete "$(service_id)")"
+  fi
 }
 
 made() { [[ -n $dry_run || $(remembered "$1") == made ]]; }
@@ -1125,15 +1137,16 @@ gather() {
 }
 
 gather_authorizations() {
-  local guid id
+  local guid id ours=""
   read_authorizations
   for guid in $(authorized); do
     id=$(authorization_on "$guid")
     [[ -z $id ]] ||
       doomed+=("authorization $id|authorization \"Notifications Manager\" on COS instance $guid")
+    [[ $guid != "$(cos_guid)" ]] || ours=yes
   done
   id=$(authorization_on "$(cos_guid)")
-  [[ -z $id ]] || authorized | grep -qxF "$(cos_guid)" ||
+  [[ -z $id || -n $ours ]] ||
     left+=("authorization \"Notifications Manager\" ($id): it was there before")
 }
 

@@ -196,6 +196,15 @@ CHANGES: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
     ),
     ({"APIKEY": "canary-own"}, {}, ["ce secret update"]),
     (
+        {
+            "APIKEY": "",
+            "COS_HMAC_ACCESS_KEY_ID": "canary-id",
+            "COS_HMAC_SECRET_ACCESS_KEY": "canary-secret",
+        },
+        {},
+        ["ce secret update"],
+    ),
+    (
         {"COS_CRN": CRN.replace(COS_GUID, LOGS_GUID)},
         {},
         [

@@ -530,6 +530,21 @@ def test_down_leaves_a_project_that_was_there(desk: Desk) -> None:
     assert "flowlog" in desk.account.state["projects"]
 
 
+@pytest.mark.parametrize("gone", ["project", "record"])
+def test_down_names_a_service_id_that_outlived_the_rest(desk: Desk, gone: str) -> None:
+    desk.up()
+    state = desk.account.state
+    if gone == "project":
+        del state["projects"]["flowlog"]
+    else:
+        del state["projects"]["flowlog"]["configmap"]["flowlog-record"]
+    desk.account.state = state
+    done = desk.run("down", "--yes")
+    assert done.code == 0
+    assert "ibmcloud iam service-id-delete flowlog-flowlog-us-south" in done.text
+    assert desk.account.state == state
+
+
 def test_down_with_the_project(desk: Desk) -> None:
     desk.up()
     assert desk.run("down", "--yes", "--project").code == 0
@@ -560,6 +575,11 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
         "COS_CRN",
     ),
     ({}, {"region": "eu-de"}, "must be in one region"),
+    (
+        {"COS_ENDPOINT": "s3.us.cloud-object-storage.appdomain.cloud"},
+        {"region": "us"},
+        "needs a regional bucket",
+    ),
     ({}, {"source": "."}, "only one of them"),
     ({}, {"image": "", "source": "/nowhere"}, "SOURCE is neither"),
     ({}, {"array_size": "0"}, "ARRAY_SIZE must be"),
