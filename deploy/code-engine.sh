@@ -803,16 +803,17 @@ make_key() {
 }
 
 ensure_secret() {
-  local wanted verb="update" origin="given" new_key=""
+  local wanted verb="update" origin="given" new_key="" before=""
   wanted=$(secret_print)
   [[ -n $secret_there ]] || verb="create"
   ! makes_key || origin="made"
   [[ $origin == given ]] || { [[ $verb == update ]] && settled API_KEY made; } || new_key=yes
   if [[ -n $new_key || $verb == create ]] || ! settled SECRET "$wanted"; then
+    [[ $verb == create ]] || before=$(filled SECRET "${SECRETS[@]}")
     if [[ -z $new_key ]] && settled API_KEY "$origin"; then unsure SECRET; else unsure SECRET API_KEY; fi
     [[ -z $new_key ]] || make_key
     # A file that nobody else can read: a command line can be read by all users of this machine.
-    secret_lines "$verb" >"$tmp/secret.env"
+    secret_lines "$before" >"$tmp/secret.env"
     change "secret $deploy_NAME-secret: $verb" ce secret "$verb" --name "$deploy_NAME-secret" \
       --from-env-file "$tmp/secret.env"
     rm -f "$tmp/secret.env"
@@ -822,11 +823,10 @@ ensure_secret() {
 }
 
 # What to write into the secret. A key that this script made stays there as long as it is wanted.
-secret_lines() { # VERB
+secret_lines() { # NAMES it may have now
   lines_of "${SECRETS[@]}"
   [[ -z $api_key ]] || printf 'APIKEY=%s\n' "$api_key"
-  [[ $1 == create ]] || filled SECRET "${SECRETS[@]}" | blanks |
-    if makes_key; then grep -vx APIKEY= || true; else cat; fi
+  blanks <<<"$1" | if makes_key; then grep -vx APIKEY= || true; else cat; fi
 }
 
 secret_names() {

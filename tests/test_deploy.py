@@ -131,6 +131,8 @@ def test_a_changed_setting_changes_only_what_it_concerns(
     desk.deploy |= deploy
     assert desk.up().changes == expected
     secret, config = (desk.project[kind] for kind in ("secret", "configmap"))
+    # Only what had a value is blanked.
+    assert {*secret["flowlog-secret"], *config["flowlog-config"]} <= {*ENV, *env, "APIKEY"}
     pod = {**secret["flowlog-secret"], **config["flowlog-config"]}
     for name, value in (ENV | env | {"APIKEY": env.get("APIKEY", made_key)}).items():
         if name != "COS_ENDPOINT":
