@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shlex
 import signal
 import subprocess
 from dataclasses import dataclass, field
@@ -122,6 +123,10 @@ class Desk:
         assert not list(files.iterdir()), "files were left behind"
         self.shown.append(Done(process.returncode, process.stdout, self.account.calls()))
         return self.shown[-1]
+
+    def command(self, *arguments: str) -> str:
+        """How the script tells a person to call it with this ini file."""
+        return shlex.join([str(SCRIPT), *arguments, "--ini", str(self.ini)])
 
     def intercept(self, pattern: str, commands: str) -> None:
         """Have the CLI do this in the shell, before any call whose arguments match a glob."""

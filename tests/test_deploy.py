@@ -280,7 +280,7 @@ def test_a_rebuild_that_fails_is_made_up_for(desk: Desk, checkout: Path) -> None
     desk.account.set(mutations=0, fail={"number": 1, "when": "before", "text": "503"})
     done = desk.run("up", "--rebuild")
     assert done.code == 1
-    assert f"Go on with: {SCRIPT} up --rebuild --ini {desk.ini}" in done.text
+    assert f"Go on with: {desk.command('up', '--rebuild')}" in done.text
     desk.account.set(fail=None)
     assert desk.up().changes == ["ce job update"]
 
@@ -453,7 +453,7 @@ def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(
         desk.env, desk.deploy = desk.env | env, desk.deploy | deploy
     done = desk.run("backfill")
     assert done.code == 1
-    assert f"{SCRIPT} up --ini" in done.text
+    assert f"run `{desk.command('up')}` first" in done.text
     assert "ce jobrun submit" not in done.changes
 
 

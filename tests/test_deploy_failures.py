@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shlex
 import shutil
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from standins.ibmcloud import Account, mutates
 from tests.desk import (
     ONE_CHANGE,
-    SCRIPT,
     SUMMARY,
     Desk,
     deployed_things,
@@ -73,7 +71,7 @@ def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int,
     done = desk.run("up")
     assert done.code == 1
     assert "503: the service is not available" in done.text
-    assert f"Go on with: {SCRIPT} up --ini {desk.ini}" in done.text
+    assert f"Go on with: {desk.command('up')}\n" in done.text
     assert number == 0 or "There now: project flowlog" in done.text
     desk.account.set(fail=None)
     desk.up()
@@ -178,8 +176,7 @@ def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> Non
         done = desk.run("down", "--yes", *more)
         assert done.code == 1
         assert "down stopped half way" in done.text
-        advice = f"Go on with: {SCRIPT} {shlex.join(['down', '--yes', *more])} --ini {desk.ini}"
-        assert advice in done.text
+        assert f"Go on with: {desk.command('down', '--yes', *more)}\n" in done.text
         desk.account.set(fail=None)
         assert desk.run("down", "--yes", *more).code == 0
         state = desk.account.state
