@@ -742,7 +742,8 @@ drop_older_authorizations() {
   while read -r id guid; do
     gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f
   done < <(older_authorizations)
-  [[ $(remembered AUTHORIZED) != *.* ]] || remember "AUTHORIZED=$(cos_guid)"
+  # One that was there before stays out of the list.
+  [[ .$(remembered AUTHORIZED). != *".$(cos_guid)."* ]] || remember "AUTHORIZED=$(cos_guid)"
 }
 
 service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
