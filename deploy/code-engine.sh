@@ -370,6 +370,9 @@ LOGIN='not logged in|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud
 PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
 MISSING='not found|does not exist|could not be found|(^|[^a-z])no [^.]* (was |were )?found'
 
+# The last of what the CLI said, set off from what the script says.
+excerpt() { clean "$1" | grep . | tail -n 12 | sed 's/^/  | /'; }
+
 # Ends the script: why a command failed, in one sentence where the reason is known.
 explain() {
   local reason
@@ -390,8 +393,8 @@ explain() {
   fi
   {
     say "failed: $(show "$@")"
-    clean "$output
-$complaint" | grep . | tail -n 12 | sed 's/^/  | /'
+    excerpt "$output
+$complaint"
     say "$reason"
   } >&2
   exit 1
@@ -498,7 +501,7 @@ settled() { [[ $(remembered "$1") == "$2" ]]; }
 
 # Names that an earlier `up` may have filled: those it noted, or any where it doesn't know.
 filled() { # NAME ALL...
-  local name=$1 each
+  local name=$1
   shift
   if [[ -z $(remembered "$name") || $(remembered "$name") == unsure ]]; then printf '%s\n' "$@"
   else remembered "${name}_NAMES" | tr '.' '\n'; fi
@@ -976,7 +979,7 @@ await() {
     [[ ${!what} -lt $count ]] || return 0
     if [[ -n $readable ]]; then unreadable=0; else unreadable=$((unreadable + 1)); fi
     if said "$LOGIN|$PLUGIN" || [[ $unreadable -ge $UNREADABLE_POLLS ]]; then
-      clean "$complaint" | grep . | tail -n 12 | sed 's/^/  | /' >&2 || true
+      excerpt "$complaint" >&2 || true
       die "can't tell how run $run is doing; it goes on. Look for yourself: ibmcloud ce jobrun get --name $run"
     fi
     sleep "$POLL_SECONDS"

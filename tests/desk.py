@@ -136,6 +136,17 @@ class Desk:
         )
         program.write_text(first)
 
+    def fail_once(self, pattern: str, text: str) -> None:
+        """Have the first call whose arguments match a glob fail with a text."""
+        mark = self.folder / "failed"
+        self.intercept(pattern, f'[ -e {mark} ] || {{ >{mark}; echo "{text}" >&2; exit 1; }}')
+
+    def interrupt(self, pattern: str, number: str, then: str) -> None:
+        """Have a call whose arguments match a glob send the script a signal, and go on so."""
+        pid = self.folder / "pid"
+        self.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
+        self.intercept(pattern, f"kill -{number} $(cat {pid}); {then}")
+
     def assert_no_secret_was_shown(self) -> None:
         """Neither output nor any argument holds a secret; all the test's secrets start so."""
         for done in self.shown:

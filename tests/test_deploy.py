@@ -404,8 +404,7 @@ def test_backfill_says_when_it_cannot_tell(desk: Desk) -> None:
 def test_backfill_polls_on_where_one_call_fails(desk: Desk, text: str, code: int) -> None:
     desk.up()
     desk.account.set(run={"polls": 2, "log": [SUMMARY]})
-    once = desk.folder / "once"
-    desk.intercept('*"jobrun get"*', f'[ -e {once} ] || {{ >{once}; echo "{text}" >&2; exit 1; }}')
+    desk.fail_once('*"jobrun get"*', text)
     done = desk.run("backfill")
     assert done.code == code, done.text
     assert ("it goes on" in done.text and text in done.text) is (code == 1)
@@ -426,10 +425,8 @@ def test_backfill_gives_up_only_where_every_poll_fails(desk: Desk) -> None:
 def test_a_signal_ends_the_following_at_once(desk: Desk) -> None:
     desk.up()
     desk.account.set(run={"polls": 1, "log": [SUMMARY]})
-    pid = desk.folder / "pid"
-    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
     # It would outlast the time that `Desk` gives the script.
-    desk.intercept('*"--follow"*', f"kill -TERM $(cat {pid}); exec sleep 1000")
+    desk.interrupt('*"--follow"*', "TERM", then="exec sleep 1000")
     done = desk.run("backfill")
     assert done.code == 143
     assert "the run goes on" in done.text

@@ -85,8 +85,7 @@ def test_failing_at_each_step(desk: Desk, complete: dict[str, Any], number: int,
 
 
 def test_a_project_is_known_for_made_as_soon_as_there_is_one(desk: Desk) -> None:
-    once = desk.folder / "once"
-    desk.intercept('*"secret get"*', f"[ -e {once} ] || {{ >{once}; echo 503 >&2; exit 1; }}")
+    desk.fail_once('*"secret get"*', "503")
     done = desk.run("up")
     assert done.code == 1
     assert "There now: project flowlog, configmap flowlog-record." in done.text
@@ -123,14 +122,8 @@ def test_an_expired_login_is_said_in_one_sentence(desk: Desk, command: str) -> N
 
 def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None:
     desk.up()
-    program = desk.account.program
-    text = program.read_text()
-    program.write_text(
-        text.replace(
-            "\nexec",
-            '\n[ "$1" = target ] || { echo "Token not found. Log in again."; exit 1; }\nexec',
-        )
-    )
+    said = "Token not found. Log in again."
+    desk.intercept("*", f'[ "$1" = target ] || {{ echo "{said}"; exit 1; }}')
     done = desk.run("up")
     assert done.code == 1
     assert "ibmcloud login" in done.text
@@ -149,8 +142,7 @@ def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None
     ],
 )
 def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool) -> None:
-    answer = f'\n[ "$1" = target ] || {{ echo "{text}" >&2; exit 1; }}\nexec'
-    desk.account.program.write_text(desk.account.program.read_text().replace("\nexec", answer, 1))
+    desk.intercept("*", f'[ "$1" = target ] || {{ echo "{text}" >&2; exit 1; }}')
     done = desk.run("up")
     assert done.code == 1
     assert ("creating project" in done.text) is missing
@@ -244,9 +236,7 @@ def test_a_secret_passes_in_a_file_that_only_its_owner_reads(desk: Desk) -> None
 
 @pytest.mark.parametrize(("number", "code"), [("TERM", 143), ("INT", 130), ("HUP", 143)])
 def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> None:
-    pid = desk.folder / "pid"
-    desk.shell = ("bash", "-c", f'echo $$ >{pid}; exec bash "$@"', "bash")
-    desk.intercept('*"secret create"*', f"kill -{number} $(cat {pid}); exit 1")
+    desk.interrupt('*"secret create"*', number, then="exit 1")
     done = desk.run("up")
     # `Desk` looks for files that were left behind.
     assert done.code == code
