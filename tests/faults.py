@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -87,16 +88,21 @@ def always(fault: Fault, after: int = 0) -> Callable[[Place, Sequence[FlowLogObj
     return arrange
 
 
-def impatient(
-    arrange: Callable[[Place, Sequence[FlowLogObject]], None],
+def having(
+    setting: str, arrange: Callable[[Place, Sequence[FlowLogObject]], None]
 ) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The same, and the job gives up soon."""
+    """The same, and the job has this setting, NAME=VALUE."""
 
     def both(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         arrange(place, objects)
-        return {"FLOWLOG_RETRY_SECONDS": "0.5"}
+        return dict([setting.split("=")])
 
     return both
+
+
+impatient = functools.partial(having, "FLOWLOG_RETRY_SECONDS=0.5")
+# Of requests that are on their way at the same time, any may be the first to arrive.
+one_by_one = functools.partial(having, "FLOWLOG_CONCURRENCY=1")
 
 
 def past_date(place: Place, _: Sequence[FlowLogObject]) -> None:
@@ -147,8 +153,8 @@ LOG_SERVICE = [
         repeated="not received"),
     Row("a redirect", always(REDIRECT),
         "refused the lines (307)", 1, ALL),
-    Row("401 in the middle of a run", always(Answer(401), after=1), "rejected the key (401)", 1,
-        "some", rows=MANY_ROWS),
+    Row("401 in the middle of a run", one_by_one(always(Answer(401), after=1)),
+        "rejected the key (401)", 1, "some", rows=MANY_ROWS),
     Row("a token that expires in the middle of a run", revoked, "its token had expired",
         destinations=("cloud-logs",)),
     Row("400 for one request", one_refused, "refused the lines (400)", 1, "some", rows=MANY_ROWS),
