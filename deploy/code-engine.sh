@@ -11,7 +11,7 @@ umask 077
 export IBMCLOUD_TRACE=false IBMCLOUD_COLOR=false IBMCLOUD_VERSION_CHECK=false LC_ALL=C
 
 # Settings come from the ini file alone, also where the environment has variables of these names.
-unset "${!env_@}" "${!deploy_@}"
+unset "${!env_@}" "${!deploy_@}" CDPATH
 
 # Every name that flowlog.py reads and that is not set by Code Engine itself.
 SECRETS=(APIKEY COS_HMAC_ACCESS_KEY_ID COS_HMAC_SECRET_ACCESS_KEY LOGDNA_INGESTION_KEY)
@@ -28,7 +28,7 @@ UNREADABLE_POLLS=60
 
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
-output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was="" following=""
+output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was="" following="" others=""
 
 usage() {
   cat <<'TEXT'
@@ -42,10 +42,12 @@ deploy/code-engine.sh COMMAND [--ini FILE] [--dry-run]
   down       remove what `up` made; asks first
 
   --ini FILE     the file that the tester reads too, with a section [deploy]; default: test.ini
-  --dry-run      print every ibmcloud command as it would be run; run none, ask nobody
+  --dry-run      print every ibmcloud command as it would be run; run none, ask nobody. That of
+                 up is always the one from nothing, since it doesn't look at what is there
   --yes          down: don't ask
   --project      down: remove the project too, with all that is in it, if `up` made it
-  --adopt        up: take over a job, secret, … of this name that `up` did not make
+  --adopt        up: take over a job, secret, … of this name that `up` did not make: removes it
+                 and makes it anew
   --rebuild      up: build the image again from [deploy] source, changed or not
   --help         this text
 
@@ -143,7 +145,7 @@ read_section() {
         if (names[i] in several) print "fault " part[2] " goes on over more than one line"
         else print "value " part[2] "=" value[names[i]]
       }
-    }' "$2"
+    }' <"$2"
 }
 
 env_value() {
@@ -195,7 +197,7 @@ default() { # NAME VALUE
 }
 
 load_settings() {
-  [[ -r $ini ]] ||
+  [[ -r $ini && ! -d $ini ]] ||
     refuse "can't read $ini: copy test.ini.example to it and fill it in, or name another with --ini"
   load_section env env_ "${SECRETS[@]}" "${SETTINGS[@]}"
   load_section deploy deploy_ "${DEPLOY[@]}"
@@ -218,13 +220,32 @@ check_settings() {
   matches COS_CRN "$(env_value COS_CRN)" '^crn:v1:[^:]*:[^:]*:cloud-object-storage:[^:]*:[^:]*:[0-9a-fA-F-]{36}:' \
     "the CRN of a Cloud Object Storage instance"
   check_destination
+  check_values
   mode=$(env_value FLOWLOG_MODE)
   mode=${mode:-simple}
   matches FLOWLOG_MODE "$mode" '^(simple|remember|catch-up)$' "simple, remember or catch-up"
+  if [[ $mode != simple && ${env_KEY_FIRST_LOGGED:-first_logged} == "${env_FLOWLOG_PREFIX:-ibm_vpc_flowlogs_}"* ]]; then
+    fault "KEY_FIRST_LOGGED begins with FLOWLOG_PREFIX: every write of the state would raise a run"
+  fi
   if hmac && ! { has COS_HMAC_ACCESS_KEY_ID && has COS_HMAC_SECRET_ACCESS_KEY; }; then
     fault "COS_HMAC_ACCESS_KEY_ID and COS_HMAC_SECRET_ACCESS_KEY are a pair: one of them is not set"
   fi
   check_deploy
+}
+
+# What the job would refuse in every run; its own checks are finer.
+check_values() {
+  local name url='^(https?://)?[^ /?#@:]+(:[0-9]+)?(/[^ ?#@]*)?$'
+  for name in COS_ENDPOINT IAM_ENDPOINT LOGDNA_ENDPOINT CLOUD_LOGS_ENDPOINT; do
+    matches "$name" "$(env_value "$name")" "$url" "a host name or an http(s) URL"
+  done
+  matches COS_BUCKET "$(env_value COS_BUCKET)" '^[A-Za-z0-9._-]{1,255}$' "a bucket's name"
+  matches LOGDNA_REGION "$(env_value LOGDNA_REGION)" '^[a-z0-9-]{1,63}$' "a region, such as us-south"
+  matches FLOWLOG_RETRY_SECONDS "$(env_value FLOWLOG_RETRY_SECONDS)" '^[0-9]{1,4}(\.[0-9]+)?$' \
+    "a number of seconds up to 1200"
+  matches FLOWLOG_CONCURRENCY "$(env_value FLOWLOG_CONCURRENCY)" '^[0-9]{1,3}$' "a number from 1 to 256"
+  matches LOG "$(env_value LOG)" '^([Dd][Ee][Bb][Uu][Gg]|[Ii][Nn][Ff][Oo]|[Ww][Aa][Rr][Nn]([Ii][Nn][Gg])?|[Ee][Rr][Rr][Oo][Rr]|[Cc][Rr][Ii][Tt][Ii][Cc][Aa][Ll]|[Ff][Aa][Tt][Aa][Ll])$' \
+    "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 }
 
 check_destination() {
@@ -368,10 +389,15 @@ said() { grep -qiE "$1" <<<"$output$complaint"; }
 # What the CLI says in such cases. None of them is a thing that doesn't exist.
 LOGIN='not logged in|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud login'
 PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
+UNREACHED='timed out|i/o timeout|gateway time-?out|bad gateway|no such host|host (was )?not found|page not found|dial tcp|connection (was )?(refused|reset)|(can|could) ?not (be reached|connect|reach|resolve)'
+RIGHTS='not authorized|unauthorized|forbidden|not have (the )?(required )?(access|permission)'
 MISSING='not found|does not exist|could not be found|(^|[^a-z])no [^.]* (was |were )?found'
 
+# Whether what failed did so because the thing that it names doesn't exist.
+missing() { said "$MISSING" && ! said "$LOGIN|$PLUGIN|$UNREACHED"; }
+
 # The last of what the CLI said, set off from what the script says.
-excerpt() { clean "$1" | grep . | tail -n 12 | sed 's/^/  | /'; }
+excerpt() { clean "$1" | { grep . || true; } | tail -n 12 | sed 's/^/  | /'; }
 
 # Ends the script: why a command failed, in one sentence where the reason is known.
 explain() {
@@ -382,12 +408,14 @@ explain() {
     reason="The CLI lacks a plug-in: run \`ibmcloud plugin install code-engine\`, then the same command again."
   elif said 'already exists'; then
     reason="It exists already, though it was not found a moment ago: someone else is at work here, or the service is slow to show it. Run the same command again."
-  elif said 'not authorized|unauthorized|forbidden|not have (the )?(required )?(access|permission)'; then
+  elif said "$RIGHTS"; then
     reason="Your account lacks a right for this: ask its administrator for it, then run the same command again."
   elif said 'quota|limit (is |was )?(reached|exceeded)|exceeds? the limit'; then
     reason="A limit of the account or project is reached: remove what is no longer needed, then run the same command again."
+  elif said "$UNREACHED"; then
+    reason="IBM Cloud was not reached, or did not answer in time: run the same command again."
   elif said "$MISSING"; then
-    reason="Something that this names does not exist: look at the names in $ini."
+    reason="Something that this names does not exist: look at ${run_name:+--run, and }the names in $ini."
   else
     reason="The CLI gave no reason that is known here."
   fi
@@ -408,12 +436,12 @@ exists() {
     return
   fi
   if call "$@"; then return 0; fi
-  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
+  missing || explain "$@"
   return 1
 }
 
-# A command that changes something, or fails. $1 says what it does.
-change() {
+# A command that changes something. $1 says what it does.
+attempt() {
   local what=$1
   shift
   if [[ -n $dry_run ]]; then
@@ -421,8 +449,11 @@ change() {
     return
   fi
   say "$what"
-  call "$@" || explain "$@"
+  call "$@"
 }
+
+# The same, where a failure ends the script.
+change() { attempt "$@" || explain "${@:2}"; }
 
 have() {
   there_now+=("$1")
@@ -517,9 +548,13 @@ fingerprint() {
   { printf '%s/%s/%s\n' "$deploy_REGION" "$deploy_PROJECT" "$deploy_NAME" && cat; } | sha256
 }
 
+# A configmap of this name in which `up` didn't note the project is someone else's.
 read_record() {
-  record=""
-  if exists ce configmap get --name "$deploy_NAME-record" --output json; then record=$output; fi
+  record="" record_there=""
+  if exists ce configmap get --name "$deploy_NAME-record" --output json; then
+    record=$output record_there=yes
+    [[ $(remembered PROJECT) =~ ^(made|found)$ ]] || record=""
+  fi
 }
 
 # --- what is wanted ------------------------------------------------------------------------------
@@ -545,7 +580,10 @@ names_of() { # NAME...: those that have a value, joined by dots
 }
 
 # Which settings the job's pods see; the order is that of the lists above.
-secret_print() { lines_of "${SECRETS[@]}" | fingerprint; }
+secret_print() {
+  { lines_of "${SECRETS[@]}"
+    ! makes_key || say "APIKEY is made"; } | fingerprint
+}
 config_print() { lines_of "${SETTINGS[@]}" | fingerprint; }
 
 job_flags() {
@@ -654,33 +692,35 @@ ensure_project() {
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
 }
 
-# Without a record nothing here was made by `up`; things of the same names are someone else's.
-check_owner() {
-  local foreign=()
-  secret_there="" config_there="" job_there="" subscription_there="" service_id_there=""
-  if exists ce secret get --name "$deploy_NAME-secret"; then
-    secret_there=yes foreign+=("secret $deploy_NAME-secret")
-  fi
-  if exists ce configmap get --name "$deploy_NAME-config"; then
-    config_there=yes foreign+=("configmap $deploy_NAME-config")
-  fi
-  if exists ce job get --name "$deploy_NAME"; then
-    job_there=yes foreign+=("job $deploy_NAME")
-  fi
-  if exists ce subscription cos get --name "$deploy_NAME"; then
-    subscription_there=yes foreign+=("subscription $deploy_NAME")
-  fi
-  [[ -z $record ]] || foreign=()
-  if makes_key && exists iam service-id "$(service_id)"; then
-    service_id_there=yes
-    [[ $(remembered SERVICE_ID) == made ]] || foreign+=("service ID $(service_id)")
-  fi
-  [[ ${#foreign[@]} -gt 0 && -z $adopt ]] || return 0
-  doing=""
-  printf '%s\n' "not made by this script, but of the same name:" >&2
-  printf '  %s\n' "${foreign[@]}" >&2
-  die "nothing of it was touched: choose another NAME in [deploy], or take it over with \`up --adopt\`, after which \`down\` removes it too"
+# Whether `up` made it, or took it over. Without a record it made nothing here.
+ours() { # KIND
+  if [[ $1 == service-id ]]; then [[ $(remembered SERVICE_ID) == made ]]; else [[ -n $record ]]; fi
 }
+
+# Things of the same names that are someone else's are refused, or made anew where that was asked for.
+check_owner() {
+  local each foreign=()
+  doomed=() present=()
+  look_in_project
+  [[ -z $record_there ]] || doomed+=("record|configmap $deploy_NAME-record")
+  ! makes_key || look_for_service_id
+  for each in ${doomed[@]+"${doomed[@]}"}; do
+    if ours "${each%%|*}"; then present+=("${each%%|*}"); else foreign+=("$each"); fi
+  done
+  [[ ${#foreign[@]} -gt 0 ]] || return 0
+  if [[ -z $adopt ]]; then
+    doing=""
+    printf '%s\n' "not made by this script, but of the same name:" >&2
+    printf '  %s\n' "${foreign[@]#*|}" >&2
+    die "nothing of it was touched: choose another NAME in [deploy], or take it over with \`up --adopt\`, which removes it and makes it anew"
+  fi
+  # A job may have variables of its own, a service ID keys that are used elsewhere.
+  say "taking over what this script did not make: it is removed and made anew, and \`backfill\` finds what is written meanwhile"
+  doomed=("${foreign[@]}")
+  remove
+}
+
+is_there() { known "$1" ${present[@]+"${present[@]}"}; }
 
 ensure_record() {
   [[ -z $record ]] || return 0
@@ -714,21 +754,31 @@ authorization_on() {
 
 # The COS instances that `up` made an authorization on; a dry run takes it for made.
 authorized() {
-  if [[ -n $dry_run ]]; then cos_guid; else remembered AUTHORIZED | tr '.' '\n'; fi
+  if [[ -n $dry_run ]]; then cos_guid; else remembered AUTHORIZED | tr '.' '\n' | sed '/^none$/d'; fi
 }
 
 ensure_authorization() {
-  local before
+  local guid before create
+  guid=$(cos_guid)
+  create=(iam authorization-policy-create codeengine cloud-object-storage "Notifications Manager"
+    --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$guid")
   read_authorizations
-  if [[ -z $(authorization_on "$(cos_guid)") ]]; then
+  if [[ -z $(authorization_on "$guid") ]]; then
     # Noted before it is made: an answer may get lost, and `down` must know.
     before=$(remembered AUTHORIZED)
-    [[ .$before. == *".$(cos_guid)."* ]] || remember "AUTHORIZED=${before:+$before.}$(cos_guid)"
-    change "authorizing the project to hear of new objects" iam authorization-policy-create \
-      codeengine cloud-object-storage "Notifications Manager" \
-      --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$(cos_guid)"
+    [[ $before != none ]] || before=""
+    [[ .$before. == *".$guid."* ]] || remember "AUTHORIZED=${before:+$before.}$guid"
+    attempt "authorizing the project to hear of new objects" "${create[@]}" || no_authorization
   fi
   have "authorization \"Notifications Manager\""
+}
+
+# Where one was refused, or is there unseen, a later one will not be of `up`.
+no_authorization() {
+  local words=("$output" "$complaint")
+  if said "already exists|$RIGHTS"; then remember "AUTHORIZED=${before:-none}"; fi
+  output=${words[0]} complaint=${words[1]}
+  said 'already exists' || explain "${create[@]}"
 }
 
 # `ID GUID` of the authorizations that `up` made for what COS_CRN was before.
@@ -741,23 +791,48 @@ older_authorizations() {
 }
 
 drop_older_authorizations() {
-  local guid id
+  local guid id older left="none"
+  older=$(older_authorizations)
+  [[ -z $older ]] || read_others
   while read -r id guid; do
-    gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f
-  done < <(older_authorizations)
-  # One that was there before stays out of the list.
-  [[ .$(remembered AUTHORIZED). != *".$(cos_guid)."* ]] || remember "AUTHORIZED=$(cos_guid)"
+    if [[ -z $id ]]; then continue; fi
+    if [[ -n $others ]]; then say "left: $(still_needed "$id" "$guid")"
+    else gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f; fi
+  done <<<"$older"
+  # One that is no longer there, or was there before, stays out of the list: the next one is not of `up`.
+  [[ .$(remembered AUTHORIZED). != *".$(cos_guid)."* ]] || left=$(cos_guid)
+  [[ -z $(remembered AUTHORIZED) ]] || remember "AUTHORIZED=$left"
+}
+
+# Reads the other subscriptions of the project: `NAME JSON`, one on each line.
+read_others() {
+  local each
+  others=""
+  if [[ -n $dry_run ]]; then
+    show ce subscription cos list --output json
+  elif call ce subscription cos list --output json; then
+    while IFS= read -r each; do
+      each="$(grep -oE '"name": *"[^"]*"' <<<"$each" | sed -n 1p | cut -d'"' -f4 || true) $each"
+      [[ $each == "$deploy_NAME "* ]] || others+="$each"$'\n'
+    done < <(json_objects <<<"$output")
+  else
+    others="(unknown) " # there may be some
+  fi
+}
+
+still_needed() { # ID GUID
+  say "authorization \"Notifications Manager\" on COS instance $2: subscription $(cut -d' ' -f1 <<<"$others" | sed '/^$/d' | paste -sd , -) of this project may need it. Where none does: $(show iam authorization-policy-delete "$1")"
 }
 
 service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
 
 ensure_service_id() {
   # A new service ID has neither key nor policies, whatever an older one of this name had.
-  [[ -n $service_id_there && $(remembered SERVICE_ID) == made ]] ||
-    remember SERVICE_ID=made API_KEY=unsure POLICIES=unsure
-  [[ -n $service_id_there ]] ||
+  if ! is_there service-id; then
+    remember SERVICE_ID=made API_KEY=unsure SECRET=unsure POLICIES=unsure
     change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
     --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
+  fi
   have "service ID $(service_id)"
 }
 
@@ -765,9 +840,9 @@ ensure_service_id() {
 ensure_policies() {
   local wanted id
   wanted=$(policies_print)
-  if [[ -z $service_id_there ]] || ! settled POLICIES "$wanted"; then
+  if ! is_there service-id || ! settled POLICIES "$wanted"; then
     unsure POLICIES
-    if [[ -n $service_id_there ]]; then
+    if is_there service-id; then
       call iam service-policies "$(service_id)" --output json || said 'no polic|not found' ||
         explain iam service-policies "$(service_id)" --output json
       for id in $(json_objects <<<"$output" | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p"); do
@@ -809,7 +884,7 @@ make_key() {
 ensure_secret() {
   local wanted verb="update" origin="given" new_key="" before=""
   wanted=$(secret_print)
-  [[ -n $secret_there ]] || verb="create"
+  is_there secret || verb="create"
   ! makes_key || origin="made"
   [[ $origin == given ]] || { [[ $verb == update ]] && settled API_KEY made; } || new_key=yes
   if [[ -n $new_key || $verb == create ]] || ! settled SECRET "$wanted"; then
@@ -841,7 +916,7 @@ secret_names() {
 ensure_configmap() {
   local wanted verb="update" arguments line
   wanted=$(config_print)
-  [[ -n $config_there ]] || verb="create"
+  is_there configmap || verb="create"
   if [[ $verb == create ]] || ! settled CONFIG "$wanted"; then
     arguments=(ce configmap "$verb" --name "$deploy_NAME-config")
     while IFS= read -r line; do arguments+=(--from-literal "$line"); done < <(config_lines "$verb")
@@ -858,15 +933,23 @@ config_lines() { # VERB
 }
 
 ensure_job() {
-  local wanted verb="update"
+  local wanted verb="update" registry="none"
   wanted=$(job_print)
   job_flags
   image_flags
-  [[ -n $job_there ]] || verb="create"
+  [[ -z $deploy_REGISTRY_SECRET ]] || registry="used"
+  is_there job || verb="create"
   if [[ -n $rebuild || $verb == create ]] || ! settled JOB "$wanted"; then
     unsure JOB
+    if [[ $verb == update && $registry == none && $(remembered REGISTRY) == used ]]; then
+      # An update changes what it names, and there is no name for no registry secret.
+      gone "job $deploy_NAME and its runs, to make it anew without the registry secret" \
+        ce job delete --name "$deploy_NAME" --force
+      verb="create"
+    fi
+    [[ $registry == none ]] || remember REGISTRY=used
     change "job $deploy_NAME: $verb" ce job "$verb" --name "$deploy_NAME" "${image[@]}" "${job[@]}"
-    remember "JOB=$wanted"
+    remember "JOB=$wanted" "REGISTRY=$registry"
   fi
   have "job $deploy_NAME"
 }
@@ -875,15 +958,14 @@ ensure_subscription() {
   local wanted
   wanted=$(subscription_print)
   subscription_flags
-  if [[ -n $subscription_there ]] && ! settled SUBSCRIPTION "$wanted"; then
-    change "removing subscription $deploy_NAME, to make it anew" \
-      ce subscription cos delete --name "$deploy_NAME" --force
-    subscription_there=""
-    say "objects written until the new one is there raise no run: \`backfill\` finds them"
-  fi
-  if [[ -z $subscription_there ]]; then
-    unsure SUBSCRIPTION
+  if ! is_there subscription || ! settled SUBSCRIPTION "$wanted"; then
     warn_of_others
+    unsure SUBSCRIPTION
+    if is_there subscription; then
+      gone "subscription $deploy_NAME, to make it anew" \
+        ce subscription cos delete --name "$deploy_NAME" --force
+      say "objects written until the new one is there raise no run: \`backfill\` finds them"
+    fi
     change "creating subscription $deploy_NAME" \
       ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
     remember "SUBSCRIPTION=$wanted"
@@ -893,17 +975,15 @@ ensure_subscription() {
 
 # Says what else may push the flow logs of this bucket: a deployment under another name, for one.
 warn_of_others() {
-  local each name
-  exists ce subscription cos list --output json || true
+  local name count
+  read_others
   [[ -z $dry_run ]] || return 0
-  while IFS= read -r each; do
-    name=$(grep -oE '"name": *"[^"]*"' <<<"$each" | sed -n 1p | cut -d'"' -f4) || true
-    [[ -z $name || $name == "$deploy_NAME" ]] ||
-      warn "subscription $name of this project is on bucket $(env_value COS_BUCKET) too"
-  done < <(json_objects <<<"$output" | grep -F "\"$(env_value COS_BUCKET)\"")
-  each=$(grep -iF codeengine <<<"$authorizations" | grep -F "$(cos_guid)" | grep -vF "$project_id") ||
+  while read -r name _; do
+    [[ -z $name ]] || warn "subscription $name of this project is on bucket $(env_value COS_BUCKET) too"
+  done < <(grep -F "\"$(env_value COS_BUCKET)\"" <<<"$others")
+  count=$(grep -iF codeengine <<<"$authorizations" | grep -F "$(cos_guid)" | grep -cvF "$project_id") ||
     return 0
-  warn "$(grep -c . <<<"$each") other Code Engine projects may hear of new objects in this COS instance"
+  warn "$count other Code Engine projects may hear of new objects in this COS instance"
 }
 
 warn() {
@@ -925,7 +1005,8 @@ enter() {
 backfill_retries() { if [[ $mode == catch-up ]]; then say 3; else say 0; fi; }
 
 as_deployed() {
-  settled SECRET "$(secret_print)" && settled CONFIG "$(config_print)" && settled JOB "$(job_print)"
+  { ! makes_key || settled POLICIES "$(policies_print)"; } && settled SECRET "$(secret_print)" &&
+    settled CONFIG "$(config_print)" && settled JOB "$(job_print)"
 }
 
 backfill() {
@@ -935,19 +1016,38 @@ backfill() {
   exists ce job get --name "$deploy_NAME" ||
     die "job $deploy_NAME does not exist: run \`$(self up)\` first"
   read_record
+  [[ -n $dry_run || -n $record ]] || die "$(no_record): run \`$(self up --adopt)\` first, to take over what there is"
   [[ -n $dry_run ]] || as_deployed ||
     die "$ini was changed since the last \`up\` that went through: run \`$(self up)\` first, so that the run does what the file says"
+  ! makes_key || exists iam service-id "$(service_id)" ||
+    die "service ID $(service_id) does not exist: run \`$(self up)\` first"
   if [[ $mode == catch-up && $size != 1 ]]; then
     say "ARRAY_SIZE $size is left out: catch-up has one worker"
     size=1
   fi
   [[ $size == 1 ]] || array=(--array-size "$size")
   run="$deploy_NAME-backfill-$(date -u +%Y%m%d%H%M%S)"
-  change "submitting run $run" \
-    ce jobrun submit --job "$deploy_NAME" --name "$run" ${array[@]+"${array[@]}"} \
+  submit ce jobrun submit --job "$deploy_NAME" --name "$run" ${array[@]+"${array[@]}"} \
     --cpu "$deploy_BACKFILL_CPU" --memory "$deploy_BACKFILL_MEMORY" \
     --maxexecutiontime "$deploy_BACKFILL_MAX_EXECUTION_TIME" --retrylimit "$(backfill_retries)"
   follow "$run" "$size"
+}
+
+# An answer may get lost, and a second run would push again what the first one pushes.
+submit() {
+  local words
+  if attempt "submitting run $run" "$@"; then return; fi
+  if said "$LOGIN|$PLUGIN|$RIGHTS"; then explain "$@"; fi
+  words=("$output" "$complaint")
+  if call ce jobrun get --name "$run"; then
+    say "it was submitted, although the answer was:"
+    excerpt "${words[*]}"
+    return
+  fi
+  missing ||
+    say "run $run may have begun all the same. Before you try again, look: $(show ce jobrun get --name "$run")" >&2
+  output=${words[0]} complaint=${words[1]}
+  explain "$@"
 }
 
 # Reads the state of a run into `done_count` and `failed_count`, `begun` and `readable`; the CLI's
@@ -982,7 +1082,9 @@ await() {
       excerpt "$complaint" >&2 || true
       die "can't tell how run $run is doing; it goes on. Look for yourself: ibmcloud ce jobrun get --name $run"
     fi
-    sleep "$POLL_SECONDS"
+    # In the background, so that a signal is heard at once.
+    sleep "$POLL_SECONDS" &
+    wait $!
   done
 }
 
@@ -997,15 +1099,26 @@ follow() {
   fi
   say "following it; if you interrupt this, the run goes on: $(self logs --run "$run")"
   await "$run" begun 1 "$size"
-  # In the background, so that a signal is heard at once; a broken connection ends only the showing.
+  # Beside the polling: a connection that breaks or hangs must end only the showing.
   ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 &
   following=$!
-  wait "$following" || say "(the log can't be followed any longer; waiting for the end)"
-  following=""
   await "$run" done_count "$size" "$size"
+  end_of_log
   call ce jobrun logs --jobrun "$run" || output=""
   printf '%s\n' "$output" | sed -n 's/.*\(summary {.*}\)[[:space:]]*$/\1/p' >"$log"
   tell_end "$run" "$size" "$log"
+}
+
+# The log that is followed may come to its end a little later than the run.
+end_of_log() {
+  local tenths=0
+  while kill -0 "$following" 2>/dev/null && [[ $tenths -lt 100 ]]; do
+    sleep 0.1
+    tenths=$((tenths + 1))
+  done
+  kill "$following" 2>/dev/null || true
+  wait "$following" 2>/dev/null || say "(the log could not be followed to its end: $(self logs --run "$run"))"
+  following=""
 }
 
 tell_end() {
@@ -1072,6 +1185,8 @@ status() {
   fi
   change "project $deploy_PROJECT in $deploy_REGION" ce project select --name "$deploy_PROJECT"
   read_record
+  [[ -n $dry_run || -n $record ]] ||
+    say "  $(no_record): what is there of these names is not of \`up\`, which refuses it without --adopt"
   report "job $deploy_NAME" ce job get --name "$deploy_NAME"
   report "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
   report "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
@@ -1105,7 +1220,7 @@ down() {
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
   read_record
   if [[ -z $dry_run && -z $record ]]; then
-    say "nothing to remove: no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"
+    say "nothing to remove: $(no_record)"
     say_service_id
     return 0
   fi
@@ -1125,28 +1240,41 @@ say_service_id() {
   fi
 }
 
+no_record() { say "no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"; }
+
 made() { [[ -n $dry_run || $(remembered "$1") == made ]]; }
 
 # What is there to remove, in the order in which it goes.
 gather() {
+  look_in_project
+  ! made SERVICE_ID || look_for_service_id
+  gather_authorizations
+  gather_project
+}
+
+look_in_project() {
   there subscription "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
   there job "job $deploy_NAME, with its runs and their logs" ce job get --name "$deploy_NAME"
   there secret "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
   there configmap "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
-  if made SERVICE_ID; then
-    there service-id "service ID $(service_id), with its API key and policies" iam service-id "$(service_id)"
-  fi
-  gather_authorizations
-  gather_project
+}
+
+look_for_service_id() {
+  there service-id "service ID $(service_id), with its API keys and policies" iam service-id "$(service_id)"
 }
 
 gather_authorizations() {
   local guid id ours=""
   read_authorizations
+  [[ -z $(authorized) ]] || read_others
+  # The others go with the project.
+  [[ -z $with_project ]] || ! made PROJECT || others=""
   for guid in $(authorized); do
     id=$(authorization_on "$guid")
-    [[ -z $id ]] ||
-      doomed+=("authorization $id|authorization \"Notifications Manager\" on COS instance $guid")
+    if [[ -z $id ]]; then
+      left+=("an authorization on COS instance $guid, if there still is one: none is listed by $(show iam authorization-policies)")
+    elif [[ -n $others ]]; then left+=("$(still_needed "$id" "$guid")")
+    else doomed+=("authorization $id|authorization \"Notifications Manager\" on COS instance $guid"); fi
     [[ $guid != "$(cos_guid)" ]] || ours=yes
   done
   id=$(authorization_on "$(cos_guid)")
@@ -1213,8 +1341,7 @@ gone() {
     return
   fi
   say "removing $what"
-  if call "$@"; then return; fi
-  if said "$LOGIN|$PLUGIN" || ! said "$MISSING"; then explain "$@"; fi
+  call "$@" || missing || explain "$@"
 }
 
 say_left() {

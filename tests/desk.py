@@ -153,8 +153,25 @@ class Desk:
             assert "canary" not in done.text
             assert not [call for call in done.calls if "canary" in " ".join(call)]
 
+    def change(self, *path: str, to: Any = None) -> None:
+        """Change a thing of the project behind the script's back, or remove it."""
+        state = self.account.state
+        things = state["projects"]["flowlog"]
+        for name in path[:-1]:
+            things = things[name]
+        if to is None:
+            del things[path[-1]]
+        else:
+            things[path[-1]] = to
+        self.account.state = state
+
     def up(self, *arguments: str) -> Done:
         done = self.run("up", *arguments)
+        assert done.code == 0, done.text
+        return done
+
+    def down(self, *arguments: str) -> Done:
+        done = self.run("down", "--yes", *arguments)
         assert done.code == 0, done.text
         return done
 
@@ -200,6 +217,7 @@ CHANGES: list[tuple[dict[str, str], dict[str, str], list[str]]] = [
     ({"LOGDNA_ENDPOINT": "", "LOGDNA_REGION": "us-south"}, {}, ["ce configmap update"]),
     ({}, {"memory": "0.5G", "cpu": "0.25"}, ["ce job update"]),
     ({}, {"image": "ghcr.io/someone/flowlog:1.0.1"}, ["ce job update"]),
+    ({}, {"registry_secret": "registry"}, ["ce job update"]),
     (
         {"FLOWLOG_PREFIX": "flows/"},
         {},

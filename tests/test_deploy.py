@@ -25,6 +25,7 @@ from tests.desk import (
     SUMMARY,
     Desk,
     Done,
+    deployed_things,
 )
 from tests.harness import PROJECT, SECRETS
 
@@ -161,17 +162,42 @@ def test_what_was_removed_by_hand_comes_back(desk: Desk) -> None:
     assert desk.project["job"] and desk.account.state["authorizations"]
 
 
-def test_what_others_made_is_not_touched(desk: Desk) -> None:
+RECORD = ("configmap", "flowlog-record")
+
+
+@pytest.mark.parametrize("record", [None, {"note": "of someone else"}])
+def test_what_others_made_is_not_touched(desk: Desk, record: dict[str, str] | None) -> None:
     desk.up()
+    desk.change(*RECORD, to=record)
     state = desk.account.state
-    del state["projects"]["flowlog"]["configmap"]["flowlog-record"]
-    desk.account.state = state
     done = desk.run("up")
     assert done.code == 1
     for name in ("job flowlog", "secret flowlog-secret", "service ID flowlog-flowlog-us-south"):
         assert name in done.text
-    assert desk.account.state["projects"] == state["projects"]
+    assert ("configmap flowlog-record\n" in done.text) is (record is not None)
+    assert "says that `up` made anything" in desk.run("status").text
+    assert "says that `up` made anything" in desk.run("backfill").text
+    assert "nothing to remove" in desk.down().text
+    assert desk.account.state == state
+
+
+@pytest.mark.parametrize("record", [None, {"note": "of someone else"}])
+def test_what_is_taken_over_is_what_the_file_says(
+    desk: Desk, record: dict[str, str] | None
+) -> None:
+    """Nothing of an older deployment may stay, such as a setting that wins over the file's."""
+    desk.up()
+    fresh = desk.account.state
+    desk.change(*RECORD, to=record)
+    desk.change("configmap", "flowlog-config", "FLOWLOG_MODE", to="catch-up")
+    desk.change("configmap", "flowlog-config", "APIKEY", to="older")
+    desk.change("secret", "flowlog-secret", "COS_HMAC_ACCESS_KEY_ID", to="older")
+    desk.change("job", "flowlog", "--env", to=["FLOWLOG_MODE=catch-up"])
+    state = desk.account.state
+    state["service_ids"]["flowlog-flowlog-us-south"]["keys"]["other"] = "canary-other"
+    desk.account.state = state
     desk.up("--adopt")
+    assert deployed_things(desk.account.state) == deployed_things(fresh)
     assert not [call for call in desk.up().calls if mutates(call)]
 
 
@@ -221,18 +247,134 @@ def test_an_authorization_goes_with_the_instance_it_was_made_for(desk: Desk) -> 
     assert desk.account.state["authorizations"] == [others]
 
 
-def test_what_is_taken_over_says_what_the_file_says(desk: Desk) -> None:
-    """A setting of an older deployment that the file doesn't have must not stay."""
-    desk.up()
+def authorized_by_others(desk: Desk, *instances: str) -> None:
+    """Someone else has the project hear of objects in these COS instances."""
     state = desk.account.state
-    things = state["projects"]["flowlog"]
-    del things["configmap"]["flowlog-record"]
-    things["configmap"]["flowlog-config"]["FLOWLOG_MODE"] = "catch-up"
-    things["secret"]["flowlog-secret"]["COS_HMAC_ACCESS_KEY_ID"] = "older"
+    state["authorizations"] += [
+        authorization("codeengine", desk.project["id"], "cloud-object-storage", instance,
+                      "Notifications Manager")
+        for instance in instances
+    ]  # fmt: skip
     desk.account.state = state
-    desk.up("--adopt")
-    assert desk.project["configmap"]["flowlog-config"]["FLOWLOG_MODE"] == ""
-    assert desk.project["secret"]["flowlog-secret"]["COS_HMAC_ACCESS_KEY_ID"] == ""
+
+
+def test_an_authorization_of_others_never_becomes_ours(desk: Desk) -> None:
+    desk.up()
+    authorized_by_others(desk, LOGS_GUID)
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    desk.up()
+    # The one on the first instance is gone by now; this is another one.
+    authorized_by_others(desk, COS_GUID)
+    state = desk.account.state
+    desk.up()
+    desk.down()
+    assert desk.account.state["authorizations"] == state["authorizations"]
+
+
+def test_an_authorization_of_others_is_none_of_two_that_are_ours(desk: Desk) -> None:
+    desk.up()
+    # The second one is made, but the first one isn't removed yet.
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    desk.fail_once('*"policy-delete"*', "503")
+    assert desk.run("up").code == 1
+    third = LOGS_GUID.replace("6", "9")
+    authorized_by_others(desk, third)
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, third)
+    desk.up()
+    desk.down()
+    (left,) = desk.account.state["authorizations"]
+    assert third in str(left)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("The policy already exists.", 0), ("You are not authorized to do this.", 1)]
+)
+def test_an_authorization_that_could_not_be_made_is_not_ours(
+    desk: Desk, text: str, code: int
+) -> None:
+    """An administrator makes it, or has made it in a way that isn't found in the list."""
+    desk.fail_once('*"authorization-policy-create"*', f"{text}")
+    if code == 0:
+        state = desk.account.state
+        desk.run("up")
+        desk.account.state = state
+        (desk.folder / "failed").unlink()
+        desk.intercept('*"subscription cos create"*', "echo OK; exit")
+    done = desk.run("up")
+    assert done.code == code, done.text
+    assert (text in done.text) is (code == 1)
+    authorized_by_others(desk, COS_GUID)
+    desk.up()
+    desk.down()
+    assert len(desk.account.state["authorizations"]) == 1
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_authorization_that_another_deployment_needs_is_left(desk: Desk, listed: bool) -> None:
+    desk.up()
+    first = dict(desk.deploy), dict(desk.env)
+    desk.deploy |= {"name": "second", "project": "flowlog"}
+    desk.up()
+    if not listed:
+        desk.intercept('*"subscription cos list"*', "echo 503 >&2; exit 1")
+    authorizations = desk.account.state["authorizations"]
+    deployed = desk.account.state
+    desk.deploy, desk.env = dict(first[0]), dict(first[1])
+    # Another COS instance, and the end of the first deployment.
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    moved = desk.up()
+    assert desk.account.state["authorizations"][:1] == authorizations
+    desk.account.state, desk.env = deployed, dict(first[1])
+    ended = desk.down()
+    assert desk.account.state["authorizations"] == authorizations
+    for done in (moved, ended):
+        assert f"subscription {'second' if listed else '(unknown)'} of this project" in done.text
+        remove = f"ibmcloud iam authorization-policy-delete {authorizations[0]['id']}"
+        assert remove in done.text
+    # With the project, nothing is left that needs it.
+    desk.account.state = deployed
+    desk.down("--project")
+    assert desk.account.state["authorizations"] == []
+
+
+def test_down_names_an_authorization_that_is_not_found(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(authorizations=[])
+    assert f"an authorization on COS instance {COS_GUID}" in desk.down().text
+
+
+def test_a_subscription_is_renewed_where_the_others_cannot_be_listed(desk: Desk) -> None:
+    desk.up()
+    desk.intercept('*"subscription cos list"*', "echo 503 >&2; exit 1")
+    desk.env["FLOWLOG_PREFIX"] = "flows/"
+    assert "ce subscription cos create" in desk.up().changes
+    assert desk.project["subscription"]["flowlog"]["--prefix"] == "flows/"
+
+
+def test_a_registry_secret_that_leaves_the_file_leaves_the_job(desk: Desk) -> None:
+    desk.deploy["registry_secret"] = "registry"
+    desk.up()
+    desk.deploy.pop("registry_secret")
+    assert desk.up().changes == ["ce job delete", "ce job create"]
+    assert "--registry-secret" not in desk.project["job"]["flowlog"]
+    desk.deploy["memory"] = "1G"
+    assert desk.up().changes == ["ce job update"]
+
+
+def test_a_key_that_was_made_leaves_the_secret_where_none_is_needed(desk: Desk) -> None:
+    desk.env |= {
+        "COS_HMAC_ACCESS_KEY_ID": "canary-id",
+        "COS_HMAC_SECRET_ACCESS_KEY": "canary-secret",
+    }
+    needed = {**CLOUD_LOGS, "LOGDNA_INGESTION_KEY": ENV["LOGDNA_INGESTION_KEY"]}
+    before = dict(desk.env)
+    desk.env |= needed
+    desk.up()
+    assert desk.project["secret"]["flowlog-secret"]["APIKEY"]
+    desk.env = before
+    assert "changed   secret" in desk.run("status").text
+    desk.up()
+    assert not desk.project["secret"]["flowlog-secret"]["APIKEY"]
 
 
 # --- from source ---------------------------------------------------------------------------------
@@ -422,6 +564,43 @@ def test_backfill_gives_up_only_where_every_poll_fails(desk: Desk) -> None:
     assert done.code == 0, done.text
 
 
+def test_a_log_that_hangs_does_not_keep_backfill_waiting(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(run={"polls": 3, "log": [SUMMARY]})
+    desk.intercept('*"--follow"*', "exec sleep 1000")
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+    assert "could not be followed to its end" in done.text
+    assert done.text.splitlines()[-1] == SUMMARY
+
+
+def test_a_submission_whose_answer_is_lost_is_followed(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(
+        run={"log": [SUMMARY]}, mutations=0, fail={"number": 0, "when": "after", "text": "503"}
+    )
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+    assert len(desk.project["jobrun"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "begun"), [("503", True), ("Not logged in. Use 'ibmcloud login'.", False)]
+)
+def test_a_submission_that_may_have_gone_through_is_named(
+    desk: Desk, text: str, begun: bool
+) -> None:
+    desk.up()
+    desk.intercept('*"jobrun submit"*|*"jobrun get"*', f'echo "{text}" >&2; exit 1')
+    done = desk.run("backfill")
+    assert done.code == 1
+    look = re.search(
+        "may have begun .* look: ibmcloud ce jobrun get --name flowlog-backfill-", done.text
+    )
+    assert bool(look) is begun
+    assert text in done.text and "failed: ibmcloud ce jobrun submit" in done.text
+
+
 def test_a_signal_ends_the_following_at_once(desk: Desk) -> None:
     desk.up()
     desk.account.set(run={"polls": 1, "log": [SUMMARY]})
@@ -452,6 +631,21 @@ def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(
     assert done.code == 1
     assert f"run `{desk.command('up')}` first" in done.text
     assert "ce jobrun submit" not in done.changes
+
+
+def test_backfill_wants_the_service_id(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(service_ids={})
+    done = desk.run("backfill")
+    assert done.code == 1
+    assert "service ID flowlog-flowlog-us-south does not exist" in done.text
+
+
+def test_logs_of_a_run_that_is_not_there(desk: Desk) -> None:
+    desk.up()
+    done = desk.run("logs", "--run", "nope")
+    assert done.code == 1
+    assert "look at --run" in done.text
 
 
 def test_logs_shows_the_latest_run(desk: Desk) -> None:
@@ -590,6 +784,17 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({"COS_HMAC_ACCESS_KEY_ID": "a"}, {}, "are a pair"),
     ({"LOG_DESTINATION": "syslog"}, {}, "LOG_DESTINATION is not"),
     ({**CLOUD_LOGS, "CLOUD_LOGS_ENDPOINT": "https://logs.example"}, {}, "INSTANCE_GUID"),
+    ({"COS_BUCKET": "A B"}, {}, "COS_BUCKET is not"),
+    ({"LOG": "verbose"}, {}, "LOG is not"),
+    ({"FLOWLOG_CONCURRENCY": "many"}, {}, "FLOWLOG_CONCURRENCY is not"),
+    ({"FLOWLOG_RETRY_SECONDS": "-1"}, {}, "FLOWLOG_RETRY_SECONDS is not"),
+    ({"LOGDNA_REGION": "x y"}, {}, "LOGDNA_REGION is not"),
+    ({"IAM_ENDPOINT": "ftp://x"}, {}, "IAM_ENDPOINT is not"),
+    (
+        {"FLOWLOG_MODE": "catch-up", "KEY_FIRST_LOGGED": "ibm_vpc_flowlogs_state"},
+        {},
+        "KEY_FIRST_LOGGED begins with",
+    ),
     ({"COS_BUCKET": "a\n  b"}, {}, "COS_BUCKET goes on over more than one line"),
 ]
 
@@ -732,6 +937,14 @@ def test_what_to_do_next_can_be_pasted(desk: Desk) -> None:
     assert shlex.split(advice) == [str(SCRIPT), "up", "--ini", str(path)]
 
 
+def test_the_name_of_the_file_and_the_shell_of_the_person_may_be_odd(desk: Desk) -> None:
+    desk.write_ini()
+    path = desk.folder / "a=b.ini"
+    path.write_text(desk.ini.read_text())
+    done = desk.run_as_it_is("up", "--dry-run", "--ini", str(path), CDPATH="/")
+    assert done.code == 0, done.text
+
+
 def test_help(desk: Desk) -> None:
     done = desk.run_as_it_is("--help")
     assert done.code == 0
@@ -739,8 +952,9 @@ def test_help(desk: Desk) -> None:
         assert word in done.text
 
 
-def test_a_file_that_is_not_there(desk: Desk) -> None:
-    done = desk.run_as_it_is("up", "--ini", str(desk.folder / "none.ini"))
+@pytest.mark.parametrize("name", ["none.ini", ""])
+def test_a_file_that_is_not_there(desk: Desk, name: str) -> None:
+    done = desk.run_as_it_is("up", "--ini", f"{desk.folder}/{name}")
     assert done.code == 2
     assert "copy test.ini.example" in done.text
 

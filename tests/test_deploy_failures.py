@@ -139,6 +139,8 @@ def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None
         ("Not logged in. Use 'ibmcloud login' to log in.", False),
         ("'ce' is not a registered command: plug-in not found", False),
         ("500: could not reach the server", False),
+        ("dial tcp: lookup iam.cloud.ibm.com: host not found", False),
+        ("404 page not found", False),
     ],
 )
 def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool) -> None:
@@ -147,6 +149,46 @@ def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool
     assert done.code == 1
     assert ("creating project" in done.text) is missing
     assert text in done.text
+
+
+@pytest.mark.parametrize("text", ["host not found", "404 page not found", ""])
+def test_what_cannot_be_reached_is_not_taken_for_removed(desk: Desk, text: str) -> None:
+    desk.up()
+    desk.intercept('*"project get"*', f'echo "{text}" >&2; exit 1')
+    done = desk.run("down", "--yes")
+    assert done.code == 1
+    assert "failed: ibmcloud ce project get" in done.text
+    assert "nothing to remove" not in done.text and "service-id-delete" not in done.text
+
+
+def can_read(desk: Desk) -> bool:
+    """Whether the job has a key, of a service ID that may do something."""
+    key = desk.project["secret"]["flowlog-secret"]["APIKEY"]
+    return any(
+        key in each["keys"].values() and each["policies"]
+        for each in desk.account.state["service_ids"].values()
+    )
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_service_id_that_is_made_anew_is_not_used_half_way(desk: Desk, when: str) -> None:
+    desk.up()
+    desk.account.set(service_ids={})
+    removed = desk.account.state
+    for number in itertools.count():
+        fail = {"number": number, "when": when, "text": "503"}
+        desk.account.state = {**removed, "mutations": 0, "fail": fail}
+        if desk.run("up").code == 0:
+            break
+        desk.account.set(fail=None, run={"log": [SUMMARY]})
+        told, done = desk.run("status").text, desk.run("backfill")
+        if can_read(desk) and done.code == 0:
+            continue
+        assert re.search("^  (unsure|missing) ", told, re.M), told
+        assert done.code == 1, done.text
+        assert f"run `{desk.command('up')}` first" in done.text
+    assert number >= 4
+    assert can_read(desk)
 
 
 def test_without_the_cli_it_says_where_to_get_it(desk: Desk) -> None:
