@@ -618,8 +618,9 @@ def test_a_signal_ends_the_following_at_once(desk: Desk) -> None:
         ({"FLOWLOG_MODE": "catch-up"}, {}),
         ({"LOGDNA_INGESTION_KEY": "canary-new"}, {}),
         ({}, {"image": "ghcr.io/someone/flowlog:1.0.1"}),
+        ({}, {"cos_role": "Writer"}),
     ],
-    ids=["not up", "configmap", "secret", "job"],
+    ids=["not up", "configmap", "secret", "job", "policies"],
 )
 def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(
     desk: Desk, env: dict[str, str] | None, deploy: dict[str, str]
