@@ -222,6 +222,12 @@ def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> Non
             assert not any(state["projects"]["flowlog"][kind] for kind in kinds)
 
 
+def test_down_does_not_mind_what_someone_else_removes_meanwhile(desk: Desk) -> None:
+    desk.up()
+    desk.fail_once('*"job delete"*', "Job 'flowlog' was not found.")
+    desk.down()
+
+
 # --- secrets -------------------------------------------------------------------------------------
 
 
