@@ -766,7 +766,6 @@ ensure_authorization() {
   if [[ -z $(authorization_on "$guid") ]]; then
     # Noted before it is made: an answer may get lost, and `down` must know.
     before=$(remembered AUTHORIZED)
-    [[ $before != none ]] || before=""
     [[ .$before. == *".$guid."* ]] || remember "AUTHORIZED=${before:+$before.}$guid"
     attempt "authorizing the project to hear of new objects" "${create[@]}" || no_authorization
   fi

@@ -938,11 +938,17 @@ def test_what_to_do_next_can_be_pasted(desk: Desk) -> None:
     assert shlex.split(advice) == [str(SCRIPT), "up", "--ini", str(path)]
 
 
-def test_the_name_of_the_file_and_the_shell_of_the_person_may_be_odd(desk: Desk) -> None:
+def test_the_file_and_the_script_may_be_named_from_where_one_is(desk: Desk) -> None:
+    desk.deploy = {"source": "."}
     desk.write_ini()
-    path = desk.folder / "a=b.ini"
-    path.write_text(desk.ini.read_text())
-    done = desk.run_as_it_is("up", "--dry-run", "--ini", str(path), CDPATH="/")
+    desk.ini.rename(desk.folder / "a=b.ini")
+    desk.shell = ("bash", "-c", f'cd {desk.folder}; exec bash "$@"', "bash")
+    done = desk.run_as_it_is("up", "--dry-run", "--ini", "a=b.ini")
+    assert done.code == 0, done.text
+    command = f'cd {PROJECT}; shift; exec bash deploy/code-engine.sh "$@"'
+    desk.shell = ("bash", "-c", command, "bash")
+    path = str(desk.folder / "a=b.ini")
+    done = desk.run_as_it_is("up", "--dry-run", "--ini", path, CDPATH=str(PROJECT))
     assert done.code == 0, done.text
 
 

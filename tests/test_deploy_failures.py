@@ -111,6 +111,13 @@ def test_a_failure_is_explained(desk: Desk, text: str, advice: str) -> None:
     assert advice in done.text
 
 
+def test_a_failure_without_a_word_is_told(desk: Desk) -> None:
+    desk.intercept('*"secret create"*', "exit 1")
+    done = desk.run("up")
+    assert done.code == 1
+    assert "gave no reason" in done.text and "Go on with: " in done.text
+
+
 @pytest.mark.parametrize("command", ["up", "backfill", "status", "logs", "down"])
 def test_an_expired_login_is_said_in_one_sentence(desk: Desk, command: str) -> None:
     desk.account.set(login="expired")
@@ -151,13 +158,22 @@ def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool
     assert text in done.text
 
 
-@pytest.mark.parametrize("text", ["host not found", "404 page not found", ""])
-def test_what_cannot_be_reached_is_not_taken_for_removed(desk: Desk, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("host not found", "IBM Cloud was not reached"),
+        ("404 page not found", "IBM Cloud was not reached"),
+        ("", "no reason that is known"),
+    ],
+)
+def test_what_cannot_be_reached_is_not_taken_for_removed(
+    desk: Desk, text: str, reason: str
+) -> None:
     desk.up()
     desk.intercept('*"project get"*', f'echo "{text}" >&2; exit 1')
     done = desk.run("down", "--yes")
     assert done.code == 1
-    assert "failed: ibmcloud ce project get" in done.text
+    assert "failed: ibmcloud ce project get" in done.text and reason in done.text
     assert "nothing to remove" not in done.text and "service-id-delete" not in done.text
 
 
