@@ -564,6 +564,22 @@ def test_backfill_gives_up_only_where_every_poll_fails(desk: Desk) -> None:
     assert done.code == 0, done.text
 
 
+def test_a_log_is_shown_as_long_as_the_run_lasts(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(run={"log": [SUMMARY]})
+    followed, ending = desk.folder / "followed", desk.folder / "ending"
+    running = """echo '{"status_details": {"running": 1}}'; exit"""
+    desk.intercept(
+        '*"jobrun get"*',
+        f"[ -e {ending} ] || {{ [ ! -e {followed} ] || >{ending}; {running}; }}",
+    )
+    wait = f"until [ -e {ending} ]; do sleep 0.01; done"
+    desk.intercept('*"--follow"*', f">{followed}; {wait}; echo the end of the log; exit")
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+    assert "the end of the log" in done.text and "could not be followed" not in done.text
+
+
 def test_a_log_that_hangs_does_not_keep_backfill_waiting(desk: Desk) -> None:
     desk.up()
     desk.account.set(run={"polls": 3, "log": [SUMMARY]})
