@@ -28,7 +28,8 @@ UNREADABLE_POLLS=60
 
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
-output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was="" following="" others=""
+output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was=""
+following="" others=""
 
 usage() {
   cat <<'TEXT'
@@ -244,7 +245,7 @@ check_values() {
   matches FLOWLOG_RETRY_SECONDS "$(env_value FLOWLOG_RETRY_SECONDS)" '^[0-9]{1,4}(\.[0-9]+)?$' \
     "a number of seconds up to 1200"
   matches FLOWLOG_CONCURRENCY "$(env_value FLOWLOG_CONCURRENCY)" '^[0-9]{1,3}$' "a number from 1 to 256"
-  matches LOG "$(env_value LOG)" '^([Dd][Ee][Bb][Uu][Gg]|[Ii][Nn][Ff][Oo]|[Ww][Aa][Rr][Nn]([Ii][Nn][Gg])?|[Ee][Rr][Rr][Oo][Rr]|[Cc][Rr][Ii][Tt][Ii][Cc][Aa][Ll]|[Ff][Aa][Tt][Aa][Ll])$' \
+  matches LOG "$(env_value LOG | tr '[:lower:]' '[:upper:]')" '^(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)$' \
     "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 }
 

@@ -89,20 +89,20 @@ def always(fault: Fault, after: int = 0) -> Callable[[Place, Sequence[FlowLogObj
 
 
 def having(
-    setting: str, arrange: Callable[[Place, Sequence[FlowLogObject]], None]
+    arrange: Callable[[Place, Sequence[FlowLogObject]], None], **settings: str
 ) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The same, and the job has this setting, NAME=VALUE."""
+    """The same, and the job has these settings."""
 
     def both(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         arrange(place, objects)
-        return dict([setting.split("=")])
+        return settings
 
     return both
 
 
-impatient = functools.partial(having, "FLOWLOG_RETRY_SECONDS=0.5")
+impatient = functools.partial(having, FLOWLOG_RETRY_SECONDS="0.5")
 # Of requests that are on their way at the same time, any may be the first to arrive.
-one_by_one = functools.partial(having, "FLOWLOG_CONCURRENCY=1")
+one_by_one = functools.partial(having, FLOWLOG_CONCURRENCY="1")
 
 
 def past_date(place: Place, _: Sequence[FlowLogObject]) -> None:

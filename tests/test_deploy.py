@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,35 +228,30 @@ def test_another_deployment_on_the_same_bucket_is_warned_of(desk: Desk) -> None:
     assert "WARNING: 1 other Code Engine projects may hear" in desk.up().text
 
 
-def test_an_authorization_goes_with_the_instance_it_was_made_for(desk: Desk) -> None:
-    desk.up()
+def authorized_by_others(desk: Desk, instance: str) -> dict[str, Any]:
+    """Someone else has the project hear of objects in this COS instance."""
     state = desk.account.state
     others = authorization(
-        "codeengine", desk.project["id"], "cloud-object-storage", LOGS_GUID, "Notifications Manager"
+        "codeengine", desk.project["id"], "cloud-object-storage", instance, "Notifications Manager"
     )
     state["authorizations"].append(others)
     desk.account.state = state
+    return others
+
+
+def test_an_authorization_goes_with_the_instance_it_was_made_for(desk: Desk) -> None:
+    desk.up()
+    others = authorized_by_others(desk, LOGS_GUID)
     desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
     # Without an `up` for the new instance, `down` removes the old one's and not the other.
     before = desk.account.state
-    assert desk.run("down", "--yes").code == 0
+    desk.down()
     assert desk.account.state["authorizations"] == [others]
     desk.account.state = before
     desk.up()
     assert desk.account.state["authorizations"] == [others]
-    assert desk.run("down", "--yes").code == 0
+    desk.down()
     assert desk.account.state["authorizations"] == [others]
-
-
-def authorized_by_others(desk: Desk, *instances: str) -> None:
-    """Someone else has the project hear of objects in these COS instances."""
-    state = desk.account.state
-    state["authorizations"] += [
-        authorization("codeengine", desk.project["id"], "cloud-object-storage", instance,
-                      "Notifications Manager")
-        for instance in instances
-    ]  # fmt: skip
-    desk.account.state = state
 
 
 def test_an_authorization_of_others_never_becomes_ours(desk: Desk) -> None:
@@ -293,12 +289,8 @@ def test_an_authorization_that_could_not_be_made_is_not_ours(
     desk: Desk, text: str, code: int
 ) -> None:
     """An administrator makes it, or has made it in a way that isn't found in the list."""
-    desk.fail_once('*"authorization-policy-create"*', f"{text}")
+    desk.fail_once('*"authorization-policy-create"*', text)
     if code == 0:
-        state = desk.account.state
-        desk.run("up")
-        desk.account.state = state
-        (desk.folder / "failed").unlink()
         desk.intercept('*"subscription cos create"*', "echo OK; exit")
     done = desk.run("up")
     assert done.code == code, done.text
@@ -757,7 +749,7 @@ def test_down_names_a_service_id_that_outlived_the_rest(desk: Desk, gone: str) -
 
 def test_down_with_the_project(desk: Desk) -> None:
     desk.up()
-    assert desk.run("down", "--yes", "--project").code == 0
+    desk.down("--project")
     state = desk.account.state
     assert (state["projects"], state["service_ids"], state["authorizations"]) == ({}, {}, [])
     assert "nothing to remove" in desk.run("down").text

@@ -90,7 +90,7 @@ def test_a_project_is_known_for_made_as_soon_as_there_is_one(desk: Desk) -> None
     assert done.code == 1
     assert "There now: project flowlog, configmap flowlog-record." in done.text
     desk.up()
-    assert desk.run("down", "--yes", "--project").code == 0
+    desk.down("--project")
     assert desk.account.state["projects"] == {}
 
 
@@ -228,7 +228,7 @@ def test_down_goes_on_where_it_failed(desk: Desk, number: int, when: str) -> Non
         assert "down stopped half way" in done.text
         assert f"Go on with: {desk.command('down', '--yes', *more)}\n" in done.text
         desk.account.set(fail=None)
-        assert desk.run("down", "--yes", *more).code == 0
+        desk.down(*more)
         state = desk.account.state
         assert (state["service_ids"], state["authorizations"]) == ({}, [])
         if more:
