@@ -91,14 +91,15 @@ mask() {
   done < <(sed -e 'p; s/[\\"]/\\&/g' -e 'p; s/</\\u003c/g; s/>/\\u003e/g; s/&/\\u0026/g' <<<"$secret")
 }
 
-# Words as a shell would take them.
+# Words as a shell would take them. (Bash 3.2 would keep the backslashes of a replacement that is
+# written out in double quotes.)
 quoted() {
-  local word line=""
+  local word line="" quote="'\\''"
   for word in "$@"; do
     if [[ $word =~ ^[A-Za-z0-9_./:@%+=,-]+$ ]]; then
       line+=" $word"
     else
-      line+=" '${word//\'/\'\\\'\'}'"
+      line+=" '${word//\'/$quote}'"
     fi
   done
   say "${line# }"

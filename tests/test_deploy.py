@@ -930,18 +930,19 @@ def test_a_wrong_command_line(desk: Desk, arguments: list[str]) -> None:
     assert "--help" in done.text
 
 
-def test_what_to_do_next_can_be_pasted(desk: Desk) -> None:
+@pytest.mark.parametrize("bash", ["", "3.2"], ids=["as it is", "as on macOS"])
+def test_what_to_do_next_can_be_pasted(desk: Desk, bash: str) -> None:
     desk.write_ini()
     path = desk.folder / "it's my.ini"
     path.write_text(desk.ini.read_text())
     desk.account.set(fail={"number": 3, "when": "before", "text": "503"})
-    done = desk.run_as_it_is("up", "--adopt", "--ini", str(path))
+    done = desk.run_as_it_is("up", "--adopt", "--ini", str(path), BASH_COMPAT=bash)
     (line,) = (line for line in done.text.splitlines() if line.startswith("Go on with: "))
     assert shlex.split(line.removeprefix("Go on with: ")) == [
         str(SCRIPT), "up", "--adopt", "--ini", str(path)
     ]  # fmt: skip
     desk.account.set(fail=None)
-    done = desk.run_as_it_is("backfill", "--ini", str(path))
+    done = desk.run_as_it_is("backfill", "--ini", str(path), BASH_COMPAT=bash)
     (advice,) = re.findall(r"run `(.*)` first", done.text)
     assert shlex.split(advice) == [str(SCRIPT), "up", "--ini", str(path)]
 
