@@ -15,8 +15,9 @@ RUN pip install --no-cache-dir --require-hashes -r requirements-build.txt \
 COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py \
     fetch.py wire.py cloud_logs.py ./
 
+# The user below owns nothing, so all must be able to read what may come from a private checkout.
 # A run for one event is mostly start-up, so it must not compile anything.
-RUN python -m compileall -q .
+RUN chmod -R a+rX . && python -m compileall -q .
 
 # Any uid will do; this one is not root and owns nothing.
 USER 10001

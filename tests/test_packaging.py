@@ -183,6 +183,8 @@ def image() -> Iterator[Image]:
         image.context.mkdir()
         for file in sent_to_builder((PROJECT / ".dockerignore").read_text()):
             shutil.copy(PROJECT / file, image.context / file)
+            # As in a checkout of someone who keeps their files from others.
+            (image.context / file).chmod(0o600)
         for step in steps:
             image.do(step)
         yield image
