@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Settings are read into variables named after them (`printf -v`), which shellcheck can't see.
 # shellcheck disable=SC2154
-# First of all: a trace (`bash -x`, an exported SHELLOPTS) would print the keys.
-set +x
+# First of all: a trace (`bash -x`, an exported SHELLOPTS) would print the keys, and of what else may
+# be inherited so, each would give them to other programs or break something below.
+set +x +a +C +k
 # Deploys the job to IBM Cloud Code Engine, and shows, runs and removes what it deployed.
 # Needs the `ibmcloud` CLI with its code-engine plug-in, and bash 3.2 or newer. See `--help`.
 set -euo pipefail
@@ -11,7 +12,8 @@ umask 077
 export IBMCLOUD_TRACE=false IBMCLOUD_COLOR=false IBMCLOUD_VERSION_CHECK=false LC_ALL=C
 
 # Settings come from the ini file alone, also where the environment has variables of these names.
-unset "${!env_@}" "${!deploy_@}" CDPATH
+# Those that hold a secret below must not be inherited as exported ones.
+unset "${!env_@}" "${!deploy_@}" CDPATH api_key text secret form value rest
 
 # Every name that flowlog.py reads and that is not set by Code Engine itself.
 SECRETS=(APIKEY COS_HMAC_ACCESS_KEY_ID COS_HMAC_SECRET_ACCESS_KEY LOGDNA_INGESTION_KEY)
@@ -28,7 +30,7 @@ UNREADABLE_POLLS=60
 
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
-output="" complaint="" tmp="" faults=() there_now=() doing="" api_key="" project_was=""
+output="" complaint="" called=() tmp="" faults=() there_now=() doing="" api_key="" project_was=""
 following="" others=""
 
 usage() {
@@ -113,7 +115,8 @@ self() { quoted "$0" "$@" --ini "$ini"; }
 # --- the ini file --------------------------------------------------------------------------------
 
 # Prints a section as Python's configparser(interpolation=None) reads it, which is what the tester
-# does: `value NAME=TEXT`, or `fault TEXT`. Values over several lines fit no setting.
+# does: `value LINE NAME=TEXT`, or `fault TEXT`. Values over several lines fit no setting. What is in
+# a line is not said: it may be the second half of a key.
 read_section() {
   awk -v wanted="$1" '
     function strip(text) { gsub(/^[ \t\r\f\v]+|[ \t\r\f\v]+$/, "", text); return text }
@@ -134,8 +137,9 @@ read_section() {
       at = match(text, /[=:]/)
       option = at ? toupper(strip(substr(text, 1, at - 1))) : ""
       if (option == "") fault("line " NR " is neither a comment nor NAME = VALUE")
-      if ((section, option) in value) fault("line " NR ": " option " is there twice")
-      value[section, option] = strip(substr(text, at + 1)); names[++count] = section SUBSEP option
+      if ((section, option) in value) fault("line " NR ": its name is there twice")
+      value[section, option] = strip(substr(text, at + 1)); line[section, option] = NR
+      names[++count] = section SUBSEP option
     }
     END {
       if (broken) exit
@@ -144,8 +148,8 @@ read_section() {
         split(names[i], part, SUBSEP)
         inherited = part[1] == "DEFAULT" && wanted == "env" && !((wanted, part[2]) in value)
         if (part[1] != wanted && !inherited) continue
-        if (names[i] in several) print "fault " part[2] " goes on over more than one line"
-        else print "value " part[2] "=" value[names[i]]
+        if (names[i] in several) print "fault line " line[names[i]] ": its value goes on over more than one line"
+        else print "value " line[names[i]] " " part[2] "=" value[names[i]]
       }
     }' <"$2"
 }
@@ -164,16 +168,17 @@ known() {
 
 # Section $1 of the file into variables $2NAME; the names that may be there follow.
 load_section() {
-  local section=$1 prefix=$2 kind rest name
+  local section=$1 prefix=$2 kind rest line name
   shift 2
   while IFS=' ' read -r kind rest; do
+    line=${rest%% *} rest=${rest#* }
     name=${rest%%=*}
     if [[ $kind == fault ]]; then
-      fault "$rest"
+      fault "$line $rest"
     elif known "$name" "$@"; then
       printf -v "$prefix$name" '%s' "${rest#*=}"
     else
-      fault "$name in [$section] is no setting that this job or this script knows"
+      fault "line $line: [$section] has no setting of this name"
     fi
   done < <(read_section "$section" "$ini")
 }
@@ -243,9 +248,10 @@ check_values() {
   done
   matches COS_BUCKET "$(env_value COS_BUCKET)" '^[A-Za-z0-9._-]{1,255}$' "a bucket's name"
   matches LOGDNA_REGION "$(env_value LOGDNA_REGION)" '^[a-z0-9-]{1,63}$' "a region, such as us-south"
-  matches FLOWLOG_RETRY_SECONDS "$(env_value FLOWLOG_RETRY_SECONDS)" '^[0-9]{1,4}(\.[0-9]+)?$' \
+  matches FLOWLOG_RETRY_SECONDS "$(env_value FLOWLOG_RETRY_SECONDS)" '^0?(1200(\.0+)?|(1[01][0-9][0-9]|[0-9]{1,3})(\.[0-9]+)?)$' \
     "a number of seconds up to 1200"
-  matches FLOWLOG_CONCURRENCY "$(env_value FLOWLOG_CONCURRENCY)" '^[0-9]{1,3}$' "a number from 1 to 256"
+  matches FLOWLOG_CONCURRENCY "$(env_value FLOWLOG_CONCURRENCY)" \
+    '^0?([1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-6])$' "a number from 1 to 256"
   matches LOG "$(env_value LOG | tr '[:lower:]' '[:upper:]')" '^(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)$' \
     "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 }
@@ -295,17 +301,25 @@ check_deploy() {
   # Only a registry's host and a tag may have capitals; the example's OWNER is neither.
   matches IMAGE "$deploy_IMAGE" '^([A-Za-z0-9.:-]+/)?[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$' \
     "an image, such as ghcr.io/owner/flowlog:1.0.0"
+  if makes_key && [[ $mode != simple && $deploy_COS_ROLE != Writer ]]; then
+    fault "COS_ROLE is $deploy_COS_ROLE, but FLOWLOG_MODE $mode writes its state: it must be Writer, or left out"
+  fi
   check_sizes
 }
 
 # What a build from a folder sends is what its .dockerignore lets through, file by file.
 check_source() {
   local folder file
-  [[ -n $deploy_SOURCE && $deploy_SOURCE != https://* ]] || return 0
+  [[ -n $deploy_SOURCE ]] || return 0
+  if [[ $deploy_SOURCE == https://* ]]; then
+    matches SOURCE "$deploy_SOURCE" '^https://[^@?#]+$' \
+      "a repository's URL without a user, a key or a query, which a command line would show"
+    return 0
+  fi
   folder=$(source_folder)
   if [[ ! -f $folder/Dockerfile ]]; then
     fault "SOURCE is neither an https:// URL of a repository nor a folder with a Dockerfile"
-  elif ! grep -qx '\*' "$folder/.dockerignore" 2>/dev/null; then
+  elif [[ ! -f $folder/.dockerignore ]] || ! grep -qx '\*' < <(ignore_lines); then
     fault "SOURCE has no .dockerignore with a line * and then !FILE for each file of the image"
   else
     while IFS= read -r file; do
@@ -381,22 +395,48 @@ cloud_value() {
 # for an answer that nobody gives.
 call() {
   local status=0
+  called=("$@")
   output=$(ibmcloud "$@" 2>"$tmp/complaint" </dev/null) || status=$?
   complaint=$(cat "$tmp/complaint")
   return $status
 }
 
-said() { grep -qiE "$1" <<<"$output$complaint"; }
+said() { grep -qiE "$1" <<<"$output"$'\n'"$complaint"; }
 
 # What the CLI says in such cases. None of them is a thing that doesn't exist.
-LOGIN='not logged in|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud login'
+LOGIN='not logged in|provided api key|BXNIM0415|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud login'
 PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
 UNREACHED='timed out|i/o timeout|gateway time-?out|bad gateway|no such host|host (was )?not found|page not found|dial tcp|connection (was )?(refused|reset)|(can|could) ?not (be reached|connect|reach|resolve)'
 RIGHTS='not authorized|unauthorized|forbidden|not have (the )?(required )?(access|permission)'
+ELSE='(^|[:.] ?|the |iam )(token|account|credentials?|executable file|file|resource group)( [^ ]+)? (was |could )?not (be )?found'
 MISSING='not found|does not exist|could not be found|(^|[^a-z])no [^.]* (was |were )?found'
 
-# Whether what failed did so because the thing that it names doesn't exist.
-missing() { said "$MISSING" && ! said "$LOGIN|$PLUGIN|$UNREACHED"; }
+# Whether what failed did so because the thing that it names doesn't exist; $1: other words for that.
+missing() { said "${1-$MISSING}" && ! said "$LOGIN|$PLUGIN|$UNREACHED|$ELSE" && about_the_thing; }
+
+# Whether the CLI speaks of what it was asked for: its kind, its name, or a "resource".
+about_the_thing() {
+  local word
+  for word in "${called[@]}" resource; do
+    case $word in
+      -* | ce | iam | cos | get | delete | list | json) continue ;;
+      service-api-key*) word="api key" ;;
+      service-id*) word="service id" ;;
+      *polic*) word="polic" ;;
+    esac
+    if grep -qiF -e "$word" <<<"$output"$'\n'"$complaint"; then return 0; fi
+  done
+  return 1
+}
+
+# Reads what a command lists as JSON; an empty list where it says that there are no $1.
+list() {
+  local things=$1
+  shift
+  if call "$@" && [[ $output == *"["* ]]; then return 0; fi
+  if said "$RIGHTS" || ! missing "(^|[^a-z])no [^.]*$things"; then return 1; fi
+  output="[]"
+}
 
 # The last of what the CLI said, set off from what the script says.
 excerpt() { clean "$1" | { grep . || true; } | tail -n 12 | sed 's/^/  | /'; }
@@ -473,19 +513,22 @@ ID='[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'
 
 # Every object of the first list in a JSON text, each on one line.
 json_objects() {
+  # Piece by piece: a large account has megabytes of policies, perhaps on one line.
   awk '
-    { text = text $0 " " }
-    END {
-      for (i = 1; i <= length(text); i++) {
+    BEGIN { RS = "," }
+    {
+      text = (NR > 1 ? "," : "") $0; count = length(text)
+      for (i = 1; i <= count; i++) {
         c = substr(text, i, 1)
-        if (quoted) {
-          if (c == "\\") { item = item c; c = substr(text, ++i, 1) } else if (c == "\"") quoted = 0
-        } else if (c == "\"") quoted = 1
+        if (c == "\n") c = " "
+        if (escaped) escaped = 0
+        else if (quoted) { if (c == "\\") escaped = 1; else if (c == "\"") quoted = 0 }
+        else if (c == "\"") quoted = 1
         else if (c == "[" && !list) { list = 1; depth = 0; item = ""; continue }
         else if (c == "{" || c == "[") depth++
         else if (c == "}" || c == "]") { if (list && --depth < 0) exit }
         if (list) item = item c
-        if (list && c == "}" && depth == 0) { sub(/^[ ,\t]+/, "", item); print item; item = "" }
+        if (list && c == "}" && depth == 0 && !quoted) { sub(/^[ ,\t]+/, "", item); print item; item = "" }
       }
     }'
 }
@@ -493,6 +536,9 @@ json_objects() {
 # The text of a field in JSON; the first one of that name. (`sed -n 1p` reads on to the end: after a
 # `head` that doesn't, the command before it may fail, and with it the pipe.)
 json_text() { sed -nE "s/.*\"$1\": *\"([^\"]*)\".*/\1/p" <<<"$2" | sed -n 1p; }
+
+# Where an object has several, the first one is its own.
+first_name() { grep -oE '"name": *"[^"]*"' <<<"$1" | sed -n 1p | cut -d'"' -f4 || true; }
 
 json_number() {
   local number
@@ -554,6 +600,8 @@ fingerprint() {
 read_record() {
   record="" record_there=""
   if exists ce configmap get --name "$deploy_NAME-record" --output json; then
+    # Nothing is known of what can't be read: neither that `up` made it, nor that it did not.
+    [[ -n $dry_run || $output == *"{"* ]] || explain ce configmap get --name "$deploy_NAME-record" --output json
     record=$output record_there=yes
     [[ $(remembered PROJECT) =~ ^(made|found)$ ]] || record=""
   fi
@@ -607,8 +655,10 @@ image_flags() {
 source_files() {
   say Dockerfile
   say .dockerignore
-  sed -n 's/^!//p' "$(source_folder)/.dockerignore"
+  ignore_lines | awk '/^!/ { print substr($0, 2) }'
 }
+
+ignore_lines() { tr -d '\r' <"$(source_folder)/.dockerignore"; }
 
 copy_source() {
   local file
@@ -618,6 +668,8 @@ copy_source() {
     mkdir -p "$(dirname "$tmp/source/$file")"
     cp -R "$(source_folder)/$file" "$tmp/source/$file"
   done < <(source_files)
+  # The image keeps these modes, and its user is not the owner.
+  chmod -R u+rwX,go+rX "$tmp/source"
 }
 
 image_print() {
@@ -648,9 +700,10 @@ subscription_print() {
   printf '%s\n' "${subscription[@]}" | fingerprint
 }
 
-cos_guid() { env_value COS_CRN | cut -d: -f8; }
+# In small letters, as the lists of IBM Cloud have them.
+cos_guid() { env_value COS_CRN | cut -d: -f8 | tr '[:upper:]' '[:lower:]'; }
 
-logs_guid() { env_value CLOUD_LOGS_ENDPOINT | sed -E 's,^https://,,; s,\..*,,'; }
+logs_guid() { env_value CLOUD_LOGS_ENDPOINT | sed -E 's,^https://,,; s,\..*,,' | tr '[:upper:]' '[:lower:]'; }
 
 policies_print() {
   { hmac || printf '%s\n' "$deploy_COS_ROLE" "$(cos_guid)" "$(env_value COS_BUCKET)"
@@ -694,9 +747,33 @@ ensure_project() {
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
 }
 
-# Whether `up` made it, or took it over. Without a record it made nothing here.
+# Whether `up` made it, or may have. Without a record it made nothing here.
 ours() { # KIND
-  if [[ $1 == service-id ]]; then [[ $(remembered SERVICE_ID) == made ]]; else [[ -n $record ]]; fi
+  case $1 in
+    record) [[ -n $record ]] ;;
+    service-id) [[ $(remembered SERVICE_ID) == made ]] ;;
+    secret) known_of SECRET ;;
+    configmap) known_of CONFIG ;;
+    job) known_of JOB ;;
+    subscription) known_of SUBSCRIPTION ;;
+  esac
+}
+
+known_of() { [[ -n $(remembered "$1") && $(remembered "$1") != none ]]; }
+
+# Creates what was not there. It is noted before: an answer may get lost. Where the creation is
+# refused, or the thing is there unseen, one that is found later is someone else's.
+create() { # NAME VALUE WHAT ARGUMENTS...
+  local name=$1 before words
+  before=$(remembered "$name")
+  remember "$name=$2"
+  if attempt "${@:3}"; then return; fi
+  words=("$output" "$complaint")
+  if said "$RIGHTS" || { said 'already exists' && [[ -z $before || $before == none ]]; }; then
+    remember "$name=none"
+  fi
+  output=${words[0]} complaint=${words[1]}
+  explain "${@:4}"
 }
 
 # Things of the same names that are someone else's are refused, or made anew where that was asked for.
@@ -714,6 +791,8 @@ check_owner() {
     doing=""
     printf '%s\n' "not made by this script, but of the same name:" >&2
     printf '  %s\n' "${foreign[@]#*|}" >&2
+    [[ $project_was == found ]] ||
+      say "project $deploy_PROJECT was made just now; to remove it: $(self down --project)" >&2
     die "nothing of it was touched: choose another NAME in [deploy], or take it over with \`up --adopt\`, which removes it and makes it anew"
   fi
   # A job may have variables of its own, a service ID keys that are used elsewhere.
@@ -744,13 +823,13 @@ read_authorizations() {
   fi
   [[ -n $project_id ]] ||
     die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
-  call iam authorization-policies --output json || explain iam authorization-policies --output json
+  list polic iam authorization-policies --output json || explain iam authorization-policies --output json
   authorizations=$(json_objects <<<"$output" | grep -iE 'notifications ?manager') || true
 }
 
 # The ID of this project's authorization on the COS instance $1; nothing where there is none.
 authorization_on() {
-  grep -F "$project_id" <<<"$authorizations" | grep -F "$1" |
+  grep -iF "$project_id" <<<"$authorizations" | grep -iF "$1" |
     sed -nE "s/.*\"id\": *\"($ID|AUTHORIZATION_ID)\".*/\1/p" | sed -n 1p || true
 }
 
@@ -760,26 +839,24 @@ authorized() {
 }
 
 ensure_authorization() {
-  local guid before create
+  local guid before command words
   guid=$(cos_guid)
-  create=(iam authorization-policy-create codeengine cloud-object-storage "Notifications Manager"
+  command=(iam authorization-policy-create codeengine cloud-object-storage "Notifications Manager"
     --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$guid")
   read_authorizations
   if [[ -z $(authorization_on "$guid") ]]; then
     # Noted before it is made: an answer may get lost, and `down` must know.
     before=$(remembered AUTHORIZED)
     [[ .$before. == *".$guid."* ]] || remember "AUTHORIZED=${before:+$before.}$guid"
-    attempt "authorizing the project to hear of new objects" "${create[@]}" || no_authorization
+    attempt "authorizing the project to hear of new objects" "${command[@]}" || {
+      words=("$output" "$complaint")
+      # Where one was refused, or is there unseen, a later one will not be of `up`.
+      if said "already exists|$RIGHTS"; then remember "AUTHORIZED=${before:-none}"; fi
+      output=${words[0]} complaint=${words[1]}
+      said 'already exists' || explain "${command[@]}"
+    }
   fi
   have "authorization \"Notifications Manager\""
-}
-
-# Where one was refused, or is there unseen, a later one will not be of `up`.
-no_authorization() {
-  local words=("$output" "$complaint")
-  if said "already exists|$RIGHTS"; then remember "AUTHORIZED=${before:-none}"; fi
-  output=${words[0]} complaint=${words[1]}
-  said 'already exists' || explain "${create[@]}"
 }
 
 # `ID GUID` of the authorizations that `up` made for what COS_CRN was before.
@@ -792,37 +869,45 @@ older_authorizations() {
 }
 
 drop_older_authorizations() {
-  local guid id older left="none"
+  local guid id older kept=""
   older=$(older_authorizations)
-  [[ -z $older ]] || read_others
+  [[ -z $older ]] || read_others there
+  # One that is no longer there, or was there before, goes from the list: the next one is not of `up`.
+  [[ .$(remembered AUTHORIZED). != *".$(cos_guid)."* ]] || kept=$(cos_guid)
   while read -r id guid; do
     if [[ -z $id ]]; then continue; fi
-    if [[ -n $others ]]; then say "left: $(still_needed "$id" "$guid")"
-    else gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f; fi
+    if [[ -n $others ]]; then
+      say "left: $(still_needed "$id" "$guid")"
+      kept+=${kept:+.}$guid
+    else
+      gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f
+    fi
   done <<<"$older"
-  # One that is no longer there, or was there before, stays out of the list: the next one is not of `up`.
-  [[ .$(remembered AUTHORIZED). != *".$(cos_guid)."* ]] || left=$(cos_guid)
-  [[ -z $(remembered AUTHORIZED) ]] || remember "AUTHORIZED=$left"
+  [[ -z $(remembered AUTHORIZED) ]] || remember "AUTHORIZED=${kept:-none}"
 }
 
-# Reads the other subscriptions of the project: `NAME JSON`, one on each line.
+# Reads the other subscriptions of the project: `NAME JSON`, one on each line. $1: whether the one
+# of this deployment is there, so that a list without it is one that isn't understood.
 read_others() {
-  local each
+  local each own=""
   others=""
   if [[ -n $dry_run ]]; then
     show ce subscription cos list --output json
-  elif call ce subscription cos list --output json; then
+  elif list subscription ce subscription cos list --output json; then
     while IFS= read -r each; do
-      each="$(grep -oE '"name": *"[^"]*"' <<<"$each" | sed -n 1p | cut -d'"' -f4 || true) $each"
-      [[ $each == "$deploy_NAME "* ]] || others+="$each"$'\n'
+      each="$(first_name "$each") $each"
+      if [[ $each == "$deploy_NAME "* ]]; then own=yes; else others+="$each"$'\n'; fi
     done < <(json_objects <<<"$output")
+    [[ -z $1 || -n $own ]] || others="(unknown) "
   else
     others="(unknown) " # there may be some
   fi
 }
 
+other_names() { cut -d' ' -f1 <<<"$others" | sed '/^$/d' | paste -sd , -; }
+
 still_needed() { # ID GUID
-  say "authorization \"Notifications Manager\" on COS instance $2: subscription $(cut -d' ' -f1 <<<"$others" | sed '/^$/d' | paste -sd , -) of this project may need it. Where none does: $(show iam authorization-policy-delete "$1")"
+  say "authorization \"Notifications Manager\" on COS instance $2: subscription $(other_names) of this project may need it. Where none does: $(show iam authorization-policy-delete "$1")"
 }
 
 service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
@@ -830,9 +915,9 @@ service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
 ensure_service_id() {
   # A new service ID has neither key nor policies, whatever an older one of this name had.
   if ! is_there service-id; then
-    remember SERVICE_ID=made API_KEY=unsure SECRET=unsure POLICIES=unsure
-    change "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
-    --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
+    unsure API_KEY SECRET POLICIES
+    create SERVICE_ID made "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
+      --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
   fi
   have "service ID $(service_id)"
 }
@@ -844,7 +929,7 @@ ensure_policies() {
   if ! is_there service-id || ! settled POLICIES "$wanted"; then
     unsure POLICIES
     if is_there service-id; then
-      call iam service-policies "$(service_id)" --output json || said 'no polic|not found' ||
+      list polic iam service-policies "$(service_id)" --output json ||
         explain iam service-policies "$(service_id)" --output json
       for id in $(json_objects <<<"$output" | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p"); do
         change "removing an older policy" iam service-policy-delete "$(service_id)" "$id" -f
@@ -883,9 +968,9 @@ make_key() {
 }
 
 ensure_secret() {
-  local wanted verb="update" origin="given" new_key="" before=""
+  local wanted verb="update" how=(change) origin="given" new_key="" before=""
   wanted=$(secret_print)
-  is_there secret || verb="create"
+  is_there secret || verb="create" how=(create SECRET unsure)
   ! makes_key || origin="made"
   [[ $origin == given ]] || { [[ $verb == update ]] && settled API_KEY made; } || new_key=yes
   if [[ -n $new_key || $verb == create ]] || ! settled SECRET "$wanted"; then
@@ -894,7 +979,7 @@ ensure_secret() {
     [[ -z $new_key ]] || make_key
     # A file that nobody else can read: a command line can be read by all users of this machine.
     secret_lines "$before" >"$tmp/secret.env"
-    change "secret $deploy_NAME-secret: $verb" ce secret "$verb" --name "$deploy_NAME-secret" \
+    "${how[@]}" "secret $deploy_NAME-secret: $verb" ce secret "$verb" --name "$deploy_NAME-secret" \
       --from-env-file "$tmp/secret.env"
     rm -f "$tmp/secret.env"
     remember "SECRET=$wanted" "SECRET_NAMES=$(secret_names)" "API_KEY=$origin"
@@ -915,14 +1000,14 @@ secret_names() {
 }
 
 ensure_configmap() {
-  local wanted verb="update" arguments line
+  local wanted verb="update" how=(change) arguments line
   wanted=$(config_print)
-  is_there configmap || verb="create"
+  is_there configmap || verb="create" how=(create CONFIG unsure)
   if [[ $verb == create ]] || ! settled CONFIG "$wanted"; then
     arguments=(ce configmap "$verb" --name "$deploy_NAME-config")
     while IFS= read -r line; do arguments+=(--from-literal "$line"); done < <(config_lines "$verb")
     unsure CONFIG
-    change "configmap $deploy_NAME-config: $verb" "${arguments[@]}"
+    "${how[@]}" "configmap $deploy_NAME-config: $verb" "${arguments[@]}"
     remember "CONFIG=$wanted" "CONFIG_NAMES=$(names_of "${SETTINGS[@]}")"
   fi
   have "configmap $deploy_NAME-config"
@@ -934,12 +1019,12 @@ config_lines() { # VERB
 }
 
 ensure_job() {
-  local wanted verb="update" registry="none"
+  local wanted verb="update" how=(change) registry="none"
   wanted=$(job_print)
   job_flags
   image_flags
   [[ -z $deploy_REGISTRY_SECRET ]] || registry="used"
-  is_there job || verb="create"
+  is_there job || verb="create" how=(create JOB unsure)
   if [[ -n $rebuild || $verb == create ]] || ! settled JOB "$wanted"; then
     unsure JOB
     if [[ $verb == update && $registry == none && $(remembered REGISTRY) == used ]]; then
@@ -949,7 +1034,7 @@ ensure_job() {
       verb="create"
     fi
     [[ $registry == none ]] || remember REGISTRY=used
-    change "job $deploy_NAME: $verb" ce job "$verb" --name "$deploy_NAME" "${image[@]}" "${job[@]}"
+    "${how[@]}" "job $deploy_NAME: $verb" ce job "$verb" --name "$deploy_NAME" "${image[@]}" "${job[@]}"
     remember "JOB=$wanted" "REGISTRY=$registry"
   fi
   have "job $deploy_NAME"
@@ -967,7 +1052,7 @@ ensure_subscription() {
         ce subscription cos delete --name "$deploy_NAME" --force
       say "objects written until the new one is there raise no run: \`backfill\` finds them"
     fi
-    change "creating subscription $deploy_NAME" \
+    create SUBSCRIPTION unsure "creating subscription $deploy_NAME" \
       ce subscription cos create --name "$deploy_NAME" "${subscription[@]}"
     remember "SUBSCRIPTION=$wanted"
   fi
@@ -977,12 +1062,12 @@ ensure_subscription() {
 # Says what else may push the flow logs of this bucket: a deployment under another name, for one.
 warn_of_others() {
   local name count
-  read_others
+  read_others ""
   [[ -z $dry_run ]] || return 0
   while read -r name _; do
     [[ -z $name ]] || warn "subscription $name of this project is on bucket $(env_value COS_BUCKET) too"
   done < <(grep -F "\"$(env_value COS_BUCKET)\"" <<<"$others")
-  count=$(grep -iF codeengine <<<"$authorizations" | grep -F "$(cos_guid)" | grep -cvF "$project_id") ||
+  count=$(grep -iF codeengine <<<"$authorizations" | grep -iF "$(cos_guid)" | grep -cviF "$project_id") ||
     return 0
   warn "$count other Code Engine projects may hear of new objects in this COS instance"
 }
@@ -998,7 +1083,7 @@ enter() {
   assume=present
   target
   exists ce project get --name "$deploy_PROJECT" ||
-    die "project $deploy_PROJECT does not exist in $deploy_REGION: run \`$(self up)\` first"
+    go_up "project $deploy_PROJECT in $deploy_REGION"
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
 }
 
@@ -1010,18 +1095,25 @@ as_deployed() {
     settled CONFIG "$(config_print)" && settled JOB "$(job_print)"
 }
 
+# A run without one of these would not begin, or not be let in.
+need_things() {
+  exists ce secret get --name "$deploy_NAME-secret" || go_up "secret $deploy_NAME-secret"
+  exists ce configmap get --name "$deploy_NAME-config" || go_up "configmap $deploy_NAME-config"
+  ! makes_key || exists iam service-id "$(service_id)" || go_up "service ID $(service_id)"
+}
+
+go_up() { die "$1 does not exist: run \`$(self up)\` first"; }
+
 backfill() {
   local run size=$deploy_ARRAY_SIZE array=()
   copy_source
   enter
-  exists ce job get --name "$deploy_NAME" ||
-    die "job $deploy_NAME does not exist: run \`$(self up)\` first"
+  exists ce job get --name "$deploy_NAME" || go_up "job $deploy_NAME"
   read_record
   [[ -n $dry_run || -n $record ]] || die "$(no_record): run \`$(self up --adopt)\` first, to take over what there is"
   [[ -n $dry_run ]] || as_deployed ||
-    die "$ini was changed since the last \`up\` that went through: run \`$(self up)\` first, so that the run does what the file says"
-  ! makes_key || exists iam service-id "$(service_id)" ||
-    die "service ID $(service_id) does not exist: run \`$(self up)\` first"
+    die "what is deployed is not known to be what $ini says: run \`$(self up)\` first"
+  need_things
   if [[ $mode == catch-up && $size != 1 ]]; then
     say "ARRAY_SIZE $size is left out: catch-up has one worker"
     size=1
@@ -1101,13 +1193,27 @@ follow() {
   say "following it; if you interrupt this, the run goes on: $(self logs --run "$run")"
   await "$run" begun 1 "$size"
   # Beside the polling: a connection that breaks or hangs must end only the showing.
+  # In a process group of its own, since the CLI leaves the work to a plug-in's process.
+  set -m
   ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 &
   following=$!
+  set +m
   await "$run" done_count "$size" "$size"
   end_of_log
-  call ce jobrun logs --jobrun "$run" || output=""
+  read_log "$run"
   printf '%s\n' "$output" | sed -n 's/.*\(summary {.*}\)[[:space:]]*$/\1/p' >"$log"
   tell_end "$run" "$size" "$log"
+}
+
+read_log() {
+  local try
+  for try in 1 2 3; do
+    if call ce jobrun logs --jobrun "$1"; then return; fi
+    [[ $try == 3 ]] || sleep "$POLL_SECONDS"
+  done
+  say "the log could not be read again, for the summary:"
+  excerpt "$output$complaint"
+  output=""
 }
 
 # The log that is followed may come to its end a little later than the run.
@@ -1117,7 +1223,7 @@ end_of_log() {
     sleep 0.1
     tenths=$((tenths + 1))
   done
-  kill "$following" 2>/dev/null || true
+  kill -- "-$following" 2>/dev/null || true
   wait "$following" 2>/dev/null || say "(the log could not be followed to its end: $(self logs --run "$run"))"
   following=""
 }
@@ -1135,10 +1241,11 @@ tell_end() {
   [[ $failed_count == 0 ]]
 }
 
-# The name of the newest run; runs of the subscription are there for 10 minutes only.
+# The name of the newest run of the job, which is the first name in its JSON; runs of the
+# subscription are there for 10 minutes only.
 latest_run() {
   json_objects <<<"$output" | while IFS= read -r item; do
-    name=$(grep -oE "\"name\": *\"$deploy_NAME-[^\"]*\"" <<<"$item" | sed -n 1p | cut -d'"' -f4) || true
+    name=$(first_name "$item")
     time=$(json_text created_at "$item")
     [[ -n $time ]] || time=$(json_text creationTimestamp "$item")
     [[ -z $name ]] || say "$time $name"
@@ -1171,7 +1278,7 @@ report() { # WHAT ARGUMENTS...
 compare() { # WHAT NAME PRINT
   if [[ -z $record ]] || settled "$2" "$3"; then return; fi
   case $(remembered "$2") in
-    "" | unsure) say "  unsure    $1: an \`up\` stopped half way; \`up\` goes on" ;;
+    "" | none | unsure) say "  unsure    $1: an \`up\` stopped half way; \`up\` goes on" ;;
     *) say "  changed   $1: differs from $ini; \`up\` brings it up to date" ;;
   esac
 }
@@ -1197,7 +1304,7 @@ status() {
   if [[ -z $(authorization_on "$(cos_guid)") ]]; then say "  missing   authorization \"Notifications Manager\""
   elif [[ -z $dry_run ]]; then say "  there     authorization \"Notifications Manager\""; fi
   older_authorizations | while read -r _ guid; do
-    say "  changed   authorization on COS instance $guid: no longer wanted; \`up\` removes it"
+    say "  changed   authorization on COS instance $guid: no longer wanted here; \`up\` removes it where no other subscription may need it"
   done
   ! makes_key || compare "policies of service ID $(service_id)" POLICIES "$(policies_print)"
   compare "secret $deploy_NAME-secret" SECRET "$(secret_print)"
@@ -1221,8 +1328,9 @@ down() {
   change "selecting project $deploy_PROJECT" ce project select --name "$deploy_PROJECT"
   read_record
   if [[ -z $dry_run && -z $record ]]; then
-    say "nothing to remove: $(no_record)"
+    say "nothing ${record_there:+known }to remove: $(no_record)"
     say_service_id
+    [[ -z $record_there ]] || exit 1 # it may be that what is there isn't understood
     return 0
   fi
   doomed=() left=()
@@ -1241,16 +1349,31 @@ say_service_id() {
   fi
 }
 
-no_record() { say "no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"; }
+no_record() {
+  if [[ -z $record_there ]]; then
+    say "no configmap $deploy_NAME-record says that \`up\` made anything in project $deploy_PROJECT"
+  else say "configmap $deploy_NAME-record is there, but does not say that \`up\` made it"; fi
+}
 
 made() { [[ -n $dry_run || $(remembered "$1") == made ]]; }
 
 # What is there to remove, in the order in which it goes.
 gather() {
   look_in_project
-  ! made SERVICE_ID || look_for_service_id
+  spare_others
+  if made SERVICE_ID && { [[ -z $dry_run ]] || makes_key; }; then look_for_service_id; fi
   gather_authorizations
   gather_project
+}
+
+# Leaves what is of the same name, but was not made by `up`.
+spare_others() {
+  local each found=(${doomed[@]+"${doomed[@]}"})
+  [[ -z $dry_run ]] || return 0
+  doomed=()
+  for each in ${found[@]+"${found[@]}"}; do
+    if ours "${each%%|*}"; then doomed+=("$each"); else left+=("${each#*|}: not made by this script"); fi
+  done
 }
 
 look_in_project() {
@@ -1265,22 +1388,23 @@ look_for_service_id() {
 }
 
 gather_authorizations() {
-  local guid id ours=""
+  local guid id ours="" needed="" own=""
+  [[ ${doomed[0]-} != subscription* ]] || own=there
   read_authorizations
-  [[ -z $(authorized) ]] || read_others
-  # The others go with the project.
-  [[ -z $with_project ]] || ! made PROJECT || others=""
+  [[ -z $(authorized)$with_project ]] || read_others "$own"
+  # What goes with the project needs nothing any more.
+  { [[ -n $with_project ]] && made PROJECT; } || needed=$others
   for guid in $(authorized); do
     id=$(authorization_on "$guid")
     if [[ -z $id ]]; then
       left+=("an authorization on COS instance $guid, if there still is one: none is listed by $(show iam authorization-policies)")
-    elif [[ -n $others ]]; then left+=("$(still_needed "$id" "$guid")")
+    elif [[ -n $needed ]]; then left+=("$(still_needed "$id" "$guid")")
     else doomed+=("authorization $id|authorization \"Notifications Manager\" on COS instance $guid"); fi
     [[ $guid != "$(cos_guid)" ]] || ours=yes
   done
   id=$(authorization_on "$(cos_guid)")
   [[ -z $id || -n $ours ]] ||
-    left+=("authorization \"Notifications Manager\" ($id): it was there before")
+    left+=("authorization \"Notifications Manager\": it was there before. Where nothing needs it: $(show iam authorization-policy-delete "$id")")
 }
 
 there() { # KIND WHAT ARGUMENTS...
@@ -1292,7 +1416,7 @@ there() { # KIND WHAT ARGUMENTS...
 gather_project() {
   if [[ -n $with_project ]] && made PROJECT; then
     # The record goes with it, not before it: a `down` that fails has to find it when it goes on.
-    doomed+=("project|project $deploy_PROJECT, with ALL that is in it")
+    doomed+=("project|project $deploy_PROJECT, with ALL that is in it${others:+, subscription $(other_names) too}")
   else
     doomed+=("record|configmap $deploy_NAME-record")
     if made PROJECT; then
@@ -1301,7 +1425,7 @@ gather_project() {
   fi
   left+=("bucket $(env_value COS_BUCKET), and all that is in it$([[ $mode == simple ]] || printf %s ', the STATE object too')")
   [[ -z $deploy_SOURCE ]] ||
-    left+=("the images that Code Engine built, in the account's container registry")
+    left+=("the images that Code Engine built, in the account's container registry, and its build runs")
   ! has APIKEY || left+=("the API key of $ini")
 }
 
@@ -1357,7 +1481,7 @@ say_left() {
 # Runs on every end: removes the files with keys, and says where a broken `up` stands.
 at_end() {
   local code=$?
-  [[ -z $following ]] || kill "$following" 2>/dev/null || true
+  [[ -z $following ]] || kill -- "-$following" 2>/dev/null || true
   [[ -z $tmp ]] || rm -rf "$tmp"
   [[ $code != 0 && -n $doing ]] || return 0
   {
@@ -1377,6 +1501,10 @@ join() {
   local text="" each
   for each in "$@"; do text+=", $each"; done
   say "${text:-, nothing that is new}" | sed 's/^, //'
+}
+
+only_with() { # COMMAND OPTION VALUE
+  [[ -z $3 || $action == "$1" ]] || refuse "$2 goes with $1, not with $action; see --help"
 }
 
 parse_arguments() {
@@ -1405,6 +1533,11 @@ parse_arguments() {
     shift
   done
   [[ -n $action ]] || refuse "say what to do: up, backfill, status, logs or down; see --help"
+  only_with up --adopt "$adopt"
+  only_with up --rebuild "$rebuild"
+  only_with down --yes "$yes"
+  only_with down --project "$with_project"
+  only_with logs --run "$run_name"
 }
 
 main() {
@@ -1413,6 +1546,7 @@ main() {
   trap at_end EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
+  trap 'exit 141' PIPE
   tmp=$(mktemp -d)
   load_settings
   "$action"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import flowlog
 from standins.ibmcloud import authorization, mutates
@@ -176,10 +179,90 @@ def test_what_others_made_is_not_touched(desk: Desk, record: dict[str, str] | No
     for name in ("job flowlog", "secret flowlog-secret", "service ID flowlog-flowlog-us-south"):
         assert name in done.text
     assert ("configmap flowlog-record\n" in done.text) is (record is not None)
-    assert "says that `up` made anything" in desk.run("status").text
-    assert "says that `up` made anything" in desk.run("backfill").text
-    assert "nothing to remove" in desk.down().text
+    said = "record is there, but does not say" if record else "says that `up` made anything"
+    assert said in desk.run("status").text
+    assert said in desk.run("backfill").text
+    done = desk.run("down", "--yes")
+    assert done.code == (1 if record else 0), "an odd record may be one that isn't understood"
+    assert said in done.text and "service-id-delete" in done.text
     assert desk.account.state == state
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_none(desk: Desk) -> None:
+    desk.up()
+    desk.intercept('*"configmap get --name flowlog-record"*', "echo; exit")
+    for command in (["up", "--adopt"], ["down", "--yes"], ["backfill"], ["status"]):
+        done = desk.run(*command)
+        assert done.code == 1
+        assert "failed: ibmcloud ce configmap get --name flowlog-record" in done.text
+        assert done.changes == []
+
+
+def test_a_service_id_of_others_beside_a_new_project(desk: Desk) -> None:
+    desk.up()
+    ours = desk.account.state["service_ids"]
+    desk.down("--project")
+    desk.account.set(service_ids=ours)
+    done = desk.run("up")
+    assert done.code == 1
+    assert f"to remove it: {desk.command('down', '--project')}" in done.text
+    desk.down("--project")
+    assert desk.account.state["projects"] == {} and desk.account.state["service_ids"] == ours
+
+
+@pytest.mark.parametrize("kind", ["secret", "configmap", "job", "subscription"])
+@pytest.mark.parametrize(
+    "text", ["503", "You are not authorized to do this.", "It already exists."]
+)
+def test_what_up_never_made_is_not_its_own(desk: Desk, kind: str, text: str) -> None:
+    """Others make it before `up` comes to it, or because `up` was refused to."""
+    command = "subscription cos" if kind == "subscription" else kind
+    desk.up()
+    name = next(name for name in desk.project[kind] if "record" not in name)
+    desk.down("--project")
+    if text == "503":
+        desk.fail_once('*"service-id-create"*', text)
+    else:
+        desk.fail_once(f'*"{command} create --name {name} "*', text)
+    assert desk.run("up").code == 1
+    theirs = {"--image": "of others"} if kind == "job" else {"x": "y"}
+    desk.change(kind, name, to=theirs)
+    done = desk.run("up")
+    assert done.code == 1
+    assert f"not made by this script, but of the same name:\n  {kind} {name}" in done.text
+    assert f"{kind} {name}" in desk.down().text.partition("Left as it is:")[2]
+    assert desk.project[kind][name] == theirs
+
+
+def test_what_up_may_have_made_is_its_own(desk: Desk) -> None:
+    """An answer that got lost, and a service that is slow to show what it has made."""
+    desk.account.set(fail={"number": STEP_OF_JOB, "when": "after", "text": "503"})
+    assert "failed: ibmcloud ce job create" in desk.run("up").text
+    desk.account.set(fail=None)
+    desk.intercept(
+        '*"job get"*', f"[ -e {desk.folder}/shown ] || {{ echo job not found; exit 1; }}"
+    )
+    assert "already exists" in desk.run("up").text
+    (desk.folder / "shown").touch()
+    desk.up()
+    desk.down()
+    assert desk.project["job"] == {}
+
+
+STEP_OF_JOB = 16
+"""How many calls that change something come before it, in an `up` from nothing."""
+
+
+def test_a_service_id_that_could_not_be_made_is_not_ours(desk: Desk) -> None:
+    desk.fail_once('*"service-id-create"*', "You are not authorized to do this.")
+    done = desk.run("up")
+    assert done.code == 1 and "You are not authorized" in done.text
+    # The administrator, who was asked, makes it.
+    theirs = {"flowlog-flowlog-us-south": {"policies": {}, "keys": {"other": "canary"}}}
+    desk.account.set(service_ids=theirs)
+    assert "not made by this script" in desk.run("up").text
+    desk.down()
+    assert desk.account.state["service_ids"] == theirs
 
 
 @pytest.mark.parametrize("record", [None, {"note": "of someone else"}])
@@ -215,6 +298,8 @@ def test_an_authorization_that_was_there_is_kept(desk: Desk) -> None:
     assert "iam authorization-policy-create" not in desk.up().changes
     done = desk.run("down", "--yes")
     assert "it was there before" in done.text
+    (kept,) = (each for each in state["authorizations"] if each != other)
+    assert f"ibmcloud iam authorization-policy-delete {kept['id']}" in done.text
     assert desk.account.state["authorizations"] == state["authorizations"]
 
 
@@ -302,13 +387,16 @@ def test_an_authorization_that_could_not_be_made_is_not_ours(
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_an_authorization_that_another_deployment_needs_is_left(desk: Desk, listed: bool) -> None:
+@pytest.mark.parametrize("answer", ["echo 503 >&2; exit 1", "echo OK; exit", "echo '[]'; exit"])
+def test_an_authorization_that_another_deployment_needs_is_left(
+    desk: Desk, listed: bool, answer: str
+) -> None:
     desk.up()
     first = dict(desk.deploy), dict(desk.env)
     desk.deploy |= {"name": "second", "project": "flowlog"}
     desk.up()
     if not listed:
-        desk.intercept('*"subscription cos list"*', "echo 503 >&2; exit 1")
+        desk.intercept('*"subscription cos list"*', answer)
     authorizations = desk.account.state["authorizations"]
     deployed = desk.account.state
     desk.deploy, desk.env = dict(first[0]), dict(first[1])
@@ -327,6 +415,80 @@ def test_an_authorization_that_another_deployment_needs_is_left(desk: Desk, list
     desk.account.state = deployed
     desk.down("--project")
     assert desk.account.state["authorizations"] == []
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_authorization_that_was_left_is_not_forgotten(
+    desk: Desk, command: str, listed: bool
+) -> None:
+    desk.up()
+    first = dict(desk.deploy)
+    desk.deploy |= {"name": "second", "project": "flowlog"}
+    desk.up()
+    before = desk.account.program.read_text()
+    if not listed:
+        desk.intercept('*"subscription cos list"*', "echo; exit")
+    desk.deploy = dict(first)
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    desk.up()
+    again = desk.up()
+    assert not [call for call in again.calls if mutates(call)]
+    (older, newer) = desk.account.state["authorizations"]
+    assert f"authorization-policy-delete {older['id']}" in again.text
+    assert f"authorization on COS instance {COS_GUID}" in desk.run("status").text
+    # Nothing needs it any more.
+    desk.account.program.write_text(before)
+    desk.change("subscription", "second")
+    done = desk.run(command, *(["--yes"] if command == "down" else []))
+    assert done.code == 0, done.text
+    assert desk.account.state["authorizations"] == ([newer] if command == "up" else [])
+
+
+def test_an_instance_is_the_same_in_capitals(desk: Desk) -> None:
+    guid = "ABCDEF01-2222-3333-4444-555555555555"
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, guid)
+    desk.up()
+    assert guid.lower() in str(desk.account.state["authorizations"])
+    assert not [call for call in desk.up().calls if mutates(call)]
+
+
+def test_the_project_is_not_removed_with_anothers_subscription_unnamed(desk: Desk) -> None:
+    desk.up()
+    first = dict(desk.deploy)
+    desk.deploy |= {"name": "second", "project": "flowlog"}
+    desk.up()
+    desk.deploy = first
+    assert "ALL that is in it, subscription second too" in desk.run("down", "--project").text
+
+
+LISTS = [
+    # What the lists of policies may say, and whether `up` can go on.
+    ("echo '[]'; exit", True),
+    ("echo OK; echo No policies found.; exit", True),
+    ("echo No policy was found >&2; exit 1", True),
+    ("echo; exit", False),
+    ("echo host not found >&2; exit 1", False),
+    ("echo Service ID not found >&2; exit 1", False),
+    ("echo Forbidden: no policy allows this >&2; exit 1", False),
+]
+
+
+@pytest.mark.parametrize(("answer", "none"), LISTS)
+def test_only_an_empty_list_means_that_there_is_nothing(
+    desk: Desk, answer: str, none: bool
+) -> None:
+    desk.env["FLOWLOG_MODE"] = "remember"
+    desk.up()
+    desk.env["FLOWLOG_MODE"] = "simple"
+    desk.intercept('*"service-policies"*', answer)
+    done = desk.run("up")
+    assert done.code == (0 if none else 1), done.text
+    assert ("iam service-policy-create" in done.changes) is none
+    desk.intercept('*"authorization-policies"*', answer)
+    desk.intercept('*"authorization-policy-create"*', "echo already exists >&2; exit 1")
+    done = desk.run("up")
+    assert done.code == (0 if none else 1), done.text
 
 
 def test_down_names_an_authorization_that_is_not_found(desk: Desk) -> None:
@@ -390,10 +552,12 @@ def checkout(desk: Desk) -> Path:
 
 
 def test_a_build_from_source_takes_only_what_the_image_needs(desk: Desk, checkout: Path) -> None:
-    sent = desk.folder / "sent"
-    desk.intercept('*"job create"*', f'(cd "$TMPDIR"/*/source && find . -type f | sort >{sent})')
+    sent, modes = desk.folder / "sent", desk.folder / "modes"
+    list_files = f"find . -type f | sort >{sent}; stat -c %a . * .[a-z]* >{modes}"
+    desk.intercept('*"job create"*', f'(cd "$TMPDIR"/*/source && {list_files})')
     call = desk.up().call("ce job create")
     assert call[call.index("--build-source") + 1].endswith("/source")
+    assert set(modes.read_text().split()) == {"755", "644"}, "the image's user is not the owner"
     assert sent.read_text().split() == [
         "./.dockerignore",
         "./Dockerfile",
@@ -407,6 +571,15 @@ def test_a_build_from_source_takes_only_what_the_image_needs(desk: Desk, checkou
     (checkout / "lib.py").write_text("")
     assert desk.up().changes == ["ce job update"]
     assert desk.up("--rebuild").changes == ["ce job update"]
+
+
+@pytest.mark.parametrize("text", ["*\n!flowlog.py\n!lib.py", "*\r\n!flowlog.py\r\n!lib.py\r\n"])
+def test_a_file_that_is_named_in_an_odd_line_is_sent(desk: Desk, checkout: Path, text: str) -> None:
+    (checkout / ".dockerignore").write_bytes(text.encode())
+    desk.up()
+    for name in ("flowlog.py", "lib.py"):
+        (checkout / name).write_text("new\n")
+        assert desk.up().changes == ["ce job update"]
 
 
 def test_a_rebuild_that_fails_is_made_up_for(desk: Desk, checkout: Path) -> None:
@@ -423,7 +596,7 @@ def test_a_rebuild_that_fails_is_made_up_for(desk: Desk, checkout: Path) -> None
     ("ignored", "said"),
     [
         (None, "SOURCE has no .dockerignore"),
-        (".git\n", "SOURCE has no .dockerignore with a line *"),
+        (".git\n!*\n", "SOURCE has no .dockerignore with a line *"),
         ("*\n!*.py\n", "SOURCE has no file *.py"),
         ("*\n!gone.py\n", "SOURCE has no file gone.py"),
     ],
@@ -575,11 +748,27 @@ def test_a_log_is_shown_as_long_as_the_run_lasts(desk: Desk) -> None:
 def test_a_log_that_hangs_does_not_keep_backfill_waiting(desk: Desk) -> None:
     desk.up()
     desk.account.set(run={"polls": 3, "log": [SUMMARY]})
-    desk.intercept('*"--follow"*', "exec sleep 1000")
+    # The CLI has its plug-in do the work; `Desk` waits for whatever can still write.
+    desk.intercept('*"--follow"*', "sleep 1000; exit")
     done = desk.run("backfill")
     assert done.code == 0, done.text
     assert "could not be followed to its end" in done.text
     assert done.text.splitlines()[-1] == SUMMARY
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_log_that_is_not_given_at_once(desk: Desk, always: bool) -> None:
+    desk.up()
+    desk.account.set(run={"log": [SUMMARY]})
+    desk.intercept('*"--follow"*', "exit")
+    if always:
+        desk.intercept('*"jobrun logs"*', "echo 503 >&2; exit 1")
+    else:
+        desk.fail_once('*"jobrun logs"*', "503")
+    done = desk.run("backfill")
+    assert done.code == 0, done.text
+    assert (done.text.splitlines()[-1] == SUMMARY) is not always
+    assert ("the log could not be read again" in done.text and "503" in done.text) is always
 
 
 def test_a_submission_whose_answer_is_lost_is_followed(desk: Desk) -> None:
@@ -613,7 +802,7 @@ def test_a_signal_ends_the_following_at_once(desk: Desk) -> None:
     desk.up()
     desk.account.set(run={"polls": 1, "log": [SUMMARY]})
     # It would outlast the time that `Desk` gives the script.
-    desk.interrupt('*"--follow"*', "TERM", then="exec sleep 1000")
+    desk.interrupt('*"--follow"*', "TERM", then="sleep 1000; exit")
     done = desk.run("backfill")
     assert done.code == 143
     assert "the run goes on" in done.text
@@ -642,12 +831,21 @@ def test_backfill_wants_what_is_deployed_to_be_what_the_file_says(
     assert "ce jobrun submit" not in done.changes
 
 
-def test_backfill_wants_the_service_id(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    "thing",
+    ["service ID flowlog-flowlog-us-south", "secret flowlog-secret", "configmap flowlog-config"],
+)
+def test_backfill_wants_what_a_run_needs(desk: Desk, thing: str) -> None:
     desk.up()
-    desk.account.set(service_ids={})
+    kind, name = thing.rsplit(" ", 1)
+    if kind == "service ID":
+        desk.account.set(service_ids={})
+    else:
+        desk.change(kind, name)
     done = desk.run("backfill")
     assert done.code == 1
-    assert "service ID flowlog-flowlog-us-south does not exist" in done.text
+    assert f"{thing} does not exist: run `{desk.command('up')}` first" in done.text
+    assert desk.project["jobrun"] == {}
 
 
 def test_logs_of_a_run_that_is_not_there(desk: Desk) -> None:
@@ -662,12 +860,14 @@ def test_logs_shows_the_latest_run(desk: Desk) -> None:
     assert "there is no run" in desk.run("logs").text
     state = desk.account.state
     # The newest is neither the first or last of the list, nor by name.
-    for name, hour in (("flowlog-b", 1), ("flowlog-c", 3), ("flowlog-d", 2), ("flowlog-a", 0)):
+    for name, hour in (("flowlog-b", 1), ("flowlog-c", 3), ("by-hand", 2), ("flowlog-a", 0)):
         run = {"log": [f"this is {name}"], "created": f"2026-11-25T0{hour}:00:00Z"}
         state["projects"]["flowlog"]["jobrun"][name] = run
     desk.account.state = state
     assert "this is flowlog-c" in desk.run("logs").text
     assert "this is flowlog-a" in desk.run("logs", "--run", "flowlog-a").text
+    desk.change("jobrun", "by-hand", "created", to="2026-11-25T09:00:00Z")
+    assert "this is by-hand" in desk.run("logs").text
 
 
 def test_status_says_what_is_there_and_what_differs(desk: Desk) -> None:
@@ -768,8 +968,8 @@ def test_everything_that_is_missing_is_named_at_once(desk: Desk) -> None:
 
 
 FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
-    ({"APIKEI": "canary"}, {}, "APIKEI in [env] is no setting"),
-    ({}, {"colour": "red"}, "COLOUR in [deploy] is no setting"),
+    ({"APIKEI": "canary"}, {}, "line 7: [env] has no setting of this name"),
+    ({}, {"colour": "red"}, "line 9: [deploy] has no setting of this name"),
     ({"LOGDNA_INGESTION_KEY": "put-your-ingestion-key-here"}, {}, "text of the example"),
     (
         {"COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/A:INSTANCE::"},
@@ -783,12 +983,15 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
         "needs a regional bucket",
     ),
     ({}, {"source": "."}, "only one of them"),
+    ({}, {"image": "", "source": "https://me:canary@host/x"}, "without a user, a key or a query"),
+    ({}, {"image": "", "source": "https://host/x?key=canary"}, "SOURCE is not a repository's URL"),
     ({}, {"image": "", "source": "/nowhere"}, "SOURCE is neither"),
     ({}, {"array_size": "0"}, "ARRAY_SIZE must be"),
     ({}, {"array_size": "00"}, "ARRAY_SIZE is not a whole number"),
     ({}, {"image": "ghcr.io/OWNER/flowlog:1.0.0"}, "IMAGE is not an image"),
     ({}, {"retry_limit": "often"}, "RETRY_LIMIT is not a whole number"),
     ({}, {"cos_role": "Manager"}, "COS_ROLE is not"),
+    ({"FLOWLOG_MODE": "remember"}, {"cos_role": "Reader"}, "COS_ROLE is Reader, but"),
     ({}, {"name": "Flow Log"}, "NAME is not"),
     ({"COS_HMAC_ACCESS_KEY_ID": "a"}, {}, "are a pair"),
     ({"LOG_DESTINATION": "syslog"}, {}, "LOG_DESTINATION is not"),
@@ -797,6 +1000,8 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({"LOG": "verbose"}, {}, "LOG is not"),
     ({"FLOWLOG_CONCURRENCY": "many"}, {}, "FLOWLOG_CONCURRENCY is not"),
     ({"FLOWLOG_RETRY_SECONDS": "-1"}, {}, "FLOWLOG_RETRY_SECONDS is not"),
+    ({"APIKEY": "first\nCanary-half=="}, {}, "line 8: [env] has no setting of this name"),
+    ({"APIKEY": "first\nx=y\nx=Canary-half"}, {}, "line 9: its name is there twice"),
     ({"LOGDNA_REGION": "x y"}, {}, "LOGDNA_REGION is not"),
     ({"IAM_ENDPOINT": "ftp://x"}, {}, "IAM_ENDPOINT is not"),
     (
@@ -804,7 +1009,7 @@ FAULTS: list[tuple[dict[str, str], dict[str, str], str]] = [
         {},
         "KEY_FIRST_LOGGED begins with",
     ),
-    ({"COS_BUCKET": "a\n  b"}, {}, "COS_BUCKET goes on over more than one line"),
+    ({"COS_BUCKET": "a\n  b"}, {}, "line 2: its value goes on over more"),
 ]
 
 
@@ -865,19 +1070,51 @@ ODD = [
 ]
 
 
+def function_of_the_script(name: str) -> str:
+    function = re.search(rf"^{name}\(\) \{{.*?^\}}$", SCRIPT.read_text(), re.M | re.S)
+    assert function
+    return function[0]
+
+
+TEXTS = st.text(st.sampled_from('ab,{}[]\\"\n: \u00e9'), max_size=8)
+VALUES = st.recursive(
+    TEXTS | st.none() | st.integers(),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXTS, each, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    objects=st.lists(st.dictionaries(TEXTS, VALUES, max_size=3), max_size=4),
+    indent=st.sampled_from([None, 2]),
+    within=st.booleans(),
+)
+def test_a_list_of_objects_is_taken_apart(
+    objects: list[dict[str, Any]], indent: int | None, within: bool
+) -> None:
+    answer: Any = {"kind": "List, [of] \\", "items": objects, "more": [{"x": 1}]}
+    text = json.dumps(answer if within else objects, indent=indent)
+    text = "OK\n" * within + text
+    command = f"{function_of_the_script('json_objects')}\nLC_ALL=C json_objects"
+    # The field before the list has a bracket in its text, which is none.
+    done = subprocess.run(["bash", "-c", command], input=text, capture_output=True, text=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == objects
+
+
 def read_by_the_script(path: Path) -> dict[str, str] | None:
     """Section [env] as the script reads it; None where it finds a fault."""
-    function = re.search(r"^read_section\(\) \{.*?^\}$", SCRIPT.read_text(), re.M | re.S)
-    assert function
+    command = f'{function_of_the_script("read_section")}\nLC_ALL=C read_section env "$1"'
     out = subprocess.run(
-        ["bash", "-c", f'{function[0]}\nLC_ALL=C read_section env "$1"', "bash", str(path)],
+        ["bash", "-c", command, "bash", str(path)],
         capture_output=True,
         check=True,
     ).stdout.decode()
-    lines = [line.split(" ", 1) for line in out.splitlines()]
-    if any(kind != "value" for kind, _ in lines):
+    lines = [line.split(" ", 2) for line in out.splitlines()]
+    if any(kind != "value" for kind, *_ in lines):
         return None
-    return dict(text.split("=", 1) for _, text in lines)
+    assert all(line.isdecimal() for _, line, _ in lines)
+    return dict(text.split("=", 1) for *_, text in lines)
 
 
 def read_by_the_tester(path: Path) -> dict[str, str] | None:
@@ -909,6 +1146,27 @@ def test_the_example_is_read_by_both(desk: Desk) -> None:
     assert done.code == 0, done.text
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("FLOWLOG_CONCURRENCY", "0 1 9 08 10 99 100 199 200 249 250 256 257 300 999"),
+        ("FLOWLOG_RETRY_SECONDS", "0 0.5 060 999.9 1000 1199.9 1200 1200.0 1200.1 1201 1300 9999"),
+    ],
+)
+def test_a_number_that_the_job_refuses_is_refused_before(
+    desk: Desk, name: str, values: str
+) -> None:
+    environ = ENV | {"APIKEY": "x"}
+    for value in values.split():
+        desk.env[name] = value
+        try:
+            flowlog.read_settings(environ | {name: value})
+            expected = 0
+        except flowlog.Unusable:
+            expected = 2
+        assert desk.run("up", "--dry-run").code == expected, value
+
+
 def test_the_script_knows_every_setting_of_the_job() -> None:
     text = Path(flowlog.__file__).read_text()
     names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', text)) | {"LOG"}
@@ -922,7 +1180,20 @@ def test_the_script_knows_every_setting_of_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sideways"], ["up", "down"], ["up", "--ini"], ["up", "--colour"]]
+    "arguments",
+    [
+        [],
+        ["sideways"],
+        ["up", "down"],
+        ["up", "--ini"],
+        ["up", "--colour"],
+        # Each would do something else than what it says.
+        ["backfill", "--run", "x"],
+        ["backfill", "--rebuild"],
+        ["status", "--adopt"],
+        ["up", "--yes"],
+        ["up", "--project"],
+    ],
 )
 def test_a_wrong_command_line(desk: Desk, arguments: list[str]) -> None:
     done = desk.run_as_it_is(*arguments)

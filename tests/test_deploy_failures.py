@@ -48,7 +48,7 @@ def test_a_change_that_fails_and_is_taken_back_leaves_nothing_behind(
     assert number >= len(expected)
 
 
-STEPS = 17
+STEPS = 21
 """Calls of an `up` from nothing that change something; test_failing_at_each_step checks it."""
 
 
@@ -140,8 +140,15 @@ def test_a_login_that_expires_on_the_way_is_no_missing_thing(desk: Desk) -> None
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        ("Secret 'x' not found.", True),
-        ("No service ID found for name x.", True),
+        ("A resource of that name was not found.", True),
+        ("No projects found.", True),
+        ("'flowlog' could not be found in us-south", True),
+        ("The project in account A was not found.", True),
+        ("Secret 'x' not found.", False),
+        ("FAILED: exec ce: executable file not found in PATH", False),
+        ("Provided API key could not be found.", False),
+        ("Project flowlog: IAM token not found", False),
+        ("Resource group Default was not found.", False),
         ("The project does not exist in the catalog in us-south.", True),
         ("Not logged in. Use 'ibmcloud login' to log in.", False),
         ("'ce' is not a registered command: plug-in not found", False),
@@ -163,6 +170,8 @@ def test_only_a_missing_thing_counts_as_one(desk: Desk, text: str, missing: bool
     [
         ("host not found", "IBM Cloud was not reached"),
         ("404 page not found", "IBM Cloud was not reached"),
+        ("Provided API key could not be found.", "ibmcloud login"),
+        ("Account 7777 was not found.", "does not exist"),
         ("", "no reason that is known"),
     ],
 )
@@ -244,13 +253,51 @@ def test_down_does_not_mind_what_someone_else_removes_meanwhile(desk: Desk) -> N
     desk.down()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("service-id-delete", "Resource group Default was not found."),
+        ("job delete", "Provided API key could not be found."),
+    ],
+)
+def test_down_does_not_take_another_thing_for_the_one_it_removes(
+    desk: Desk, pattern: str, text: str
+) -> None:
+    desk.up()
+    desk.fail_once(f'*"{pattern}"*', text)
+    done = desk.run("down", "--yes")
+    assert done.code == 1 and text in done.text
+    assert "flowlog-record" in desk.project["configmap"]
+    desk.down()
+    assert desk.account.state["service_ids"] == {}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("iam service-id ", "No service ID found."),
+        (
+            "iam service-id ",
+            "Getting it from account x...\nFAILED\nIn account x it was not found: service ID",
+        ),
+        ("iam service-api-key ", "API key not found."),
+        ("configmap get", "Configmap not found."),
+    ],
+)
+def test_a_thing_that_is_missing_may_be_called_by_its_kind(
+    desk: Desk, pattern: str, text: str
+) -> None:
+    desk.intercept(f'*"{pattern}"*', f'echo "{text}" >&2; exit 1')
+    desk.up()
+
+
 # --- secrets -------------------------------------------------------------------------------------
 
 
 TRACES = [
     *((("bash", "-x"), command) for command in ("up", "backfill", "status", "logs", "down")),
     (("bash", "-xv"), "up"),
-    (("env", "SHELLOPTS=xtrace", "bash"), "up"),
+    (("env", "SHELLOPTS=xtrace:verbose:noclobber:keyword", "bash"), "up"),
 ]
 
 
@@ -307,14 +354,28 @@ def test_a_signal_leaves_no_key_behind(desk: Desk, number: str, code: int) -> No
     assert "up stopped half way" in done.text
 
 
+def test_a_reader_that_goes_away_does_not_keep_it_from_saying_what_there_is(desk: Desk) -> None:
+    errors, gone = desk.folder / "errors", desk.folder / "gone"
+    reader = f"{{ read -r _; exec <&-; >{gone}; }}"
+    command = f'bash "$@" 2>{errors} | {reader}; exit ${{PIPESTATUS[0]}}'
+    desk.shell = ("bash", "-c", command, "bash")
+    desk.intercept('*"project create"*', f"until [ -e {gone} ]; do sleep 0.01; done")
+    done = desk.run("up")
+    assert done.code == 141
+    assert "up stopped half way" in errors.read_text()
+
+
 def test_no_other_program_is_given_a_secret(desk: Desk) -> None:
     """Any user of a machine can list the arguments of all its programs."""
     desk.env["APIKEY"] = SECRETS["APIKEY"]
+    desk.shell = ("env", "SHELLOPTS=allexport", "bash")
     log = desk.folder / "arguments"
     for name in ("awk", "cat", "cp", "cut", "grep", "head", "mktemp", "rm", "sed", "sha256sum",
                  "sort", "tail", "tr"):  # fmt: skip
         wrapper = desk.account.program.parent / name
-        wrapper.write_text(f'#!/bin/sh\necho {name} "$@" >>{log}\nexec {shutil.which(name)} "$@"\n')
+        wrapper.write_text(
+            f'#!/bin/sh\n(echo {name} "$@"; env) >>{log}\nexec {shutil.which(name)} "$@"\n'
+        )
         wrapper.chmod(0o755)
     desk.up()
     desk.env.pop("APIKEY")
