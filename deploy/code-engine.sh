@@ -301,7 +301,7 @@ check_deploy() {
   # Only a registry's host and a tag may have capitals; the example's OWNER is neither.
   matches IMAGE "$deploy_IMAGE" '^([A-Za-z0-9.:-]+/)?[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_.-]+)?(@sha256:[0-9a-f]{64})?$' \
     "an image, such as ghcr.io/owner/flowlog:1.0.0"
-  if makes_key && [[ $mode != simple && $deploy_COS_ROLE != Writer ]]; then
+  if makes_key && ! hmac && [[ $mode != simple && $deploy_COS_ROLE != Writer ]]; then
     fault "COS_ROLE is $deploy_COS_ROLE, but FLOWLOG_MODE $mode writes its state: it must be Writer, or left out"
   fi
   check_sizes
@@ -408,33 +408,44 @@ LOGIN='not logged in|provided api key|BXNIM0415|(^|[^a-z])log in|(session|token|
 PLUGIN='not a registered command|plug-?in[^.]*not (found|installed)|install the plug-?in'
 UNREACHED='timed out|i/o timeout|gateway time-?out|bad gateway|no such host|host (was )?not found|page not found|dial tcp|connection (was )?(refused|reset)|(can|could) ?not (be reached|connect|reach|resolve)'
 RIGHTS='not authorized|unauthorized|forbidden|not have (the )?(required )?(access|permission)'
-ELSE='(^|[:.] ?|the |iam )(token|account|credentials?|executable file|file|resource group)( [^ ]+)? (was |could )?not (be )?found'
 MISSING='not found|does not exist|could not be found|(^|[^a-z])no [^.]* (was |were )?found'
+ELSE='(^|: )(the |no )?resource group|: (iam )?(token|account|credentials?|executable file|file) (was )?not found'
 
-# Whether what failed did so because the thing that it names doesn't exist; $1: other words for that.
-missing() { said "${1-$MISSING}" && ! said "$LOGIN|$PLUGIN|$UNREACHED|$ELSE" && about_the_thing; }
+# Whether what failed did so because the thing that it names doesn't exist.
+missing() { ! said "$LOGIN|$PLUGIN|$UNREACHED|$RIGHTS" && names_the_thing; }
 
-# Whether the CLI speaks of what it was asked for: its kind, its name, or a "resource".
-about_the_thing() {
-  local word
+# Whether a line that says that something is missing speaks of what the CLI was asked for: its kind,
+# its name, or a "resource". An account or a key that isn't found says nothing of it.
+names_the_thing() {
+  local lines word
+  lines=$(squeezed <<<"$output"$'\n'"$complaint")
   for word in "${called[@]}" resource; do
     case $word in
       -* | ce | iam | cos | get | delete | list | json) continue ;;
-      service-api-key*) word="api key" ;;
-      service-id*) word="service id" ;;
+      service-api-key*) word="apikey" ;;
+      service-id*) word="serviceid" ;;
       *polic*) word="polic" ;;
+      resource) lines=$(grep -v resourcegroup <<<"$lines") || true ;;
     esac
-    if grep -qiF -e "$word" <<<"$output"$'\n'"$complaint"; then return 0; fi
+    if grep -qF -e "$(tr -d ' _-' <<<"$word" | tr '[:upper:]' '[:lower:]')" <<<"$lines"; then return 0; fi
   done
   return 1
 }
+
+# The lines that say that something is missing, without what differs from one way to write it to another.
+squeezed() { { grep -iE "$MISSING" || true; } | { grep -viE "$ELSE" || true; } | tr -d ' _-' | tr '[:upper:]' '[:lower:]'; }
 
 # Reads what a command lists as JSON; an empty list where it says that there are no $1.
 list() {
   local things=$1
   shift
-  if call "$@" && [[ $output == *"["* ]]; then return 0; fi
-  if said "$RIGHTS" || ! missing "(^|[^a-z])no [^.]*$things"; then return 1; fi
+  if call "$@"; then
+    if [[ $output == *"["* ]]; then return 0; fi
+    said '^ *(null|\{\}) *$|: *null *[,}]?$' || said "(^|[^a-z])no [^.]*$things" || return 1
+  else
+    said "(^|[^a-z])no [^.]*$things|${things}[^.]* not (be )?found" || return 1
+    ! said "$LOGIN|$PLUGIN|$UNREACHED|$RIGHTS" || return 1
+  fi
   output="[]"
 }
 
@@ -551,7 +562,8 @@ json_number() {
 # since a secret can't be read back to be compared. Fingerprints are salted with the names.
 
 remembered() { # NAME: the value, if any
-  json_text "$1" "$record"
+  local pattern="\"$1\": *\"([^\"]*)\""
+  [[ ! $record =~ $pattern ]] || say "${BASH_REMATCH[1]}"
 }
 
 remember() {
@@ -571,7 +583,7 @@ $record" # the first of a name counts
 # be done there is no fingerprint, so the next `up` makes it again, whatever the ini file says then.
 unsure() { # NAME...
   local name pairs=()
-  for name in "$@"; do [[ -z $(remembered "$name") ]] || pairs+=("$name=unsure"); done
+  for name in "$@"; do ! known_of "$name" || pairs+=("$name=unsure"); done
   remember ${pairs[@]+"${pairs[@]}"}
 }
 
@@ -759,20 +771,32 @@ ours() { # KIND
   esac
 }
 
+# Looks for it as it is now; true only where it is known to be there.
+see() { # NAME
+  case $1 in
+    SERVICE_ID) call iam service-id "$(service_id)" ;;
+    SECRET) call ce secret get --name "$deploy_NAME-secret" ;;
+    CONFIG) call ce configmap get --name "$deploy_NAME-config" ;;
+    JOB) call ce job get --name "$deploy_NAME" ;;
+    SUBSCRIPTION) call ce subscription cos get --name "$deploy_NAME" ;;
+  esac
+}
+
 known_of() { [[ -n $(remembered "$1") && $(remembered "$1") != none ]]; }
 
-# Creates what was not there. It is noted before: an answer may get lost. Where the creation is
-# refused, or the thing is there unseen, one that is found later is someone else's.
+# Creates what was not there. It is noted before: an answer may get lost. Where the creation was
+# refused, or the thing had been there unseen, one that is found later is someone else's.
 create() { # NAME VALUE WHAT ARGUMENTS...
-  local name=$1 before words
+  local name=$1 before
   before=$(remembered "$name")
   remember "$name=$2"
   if attempt "${@:3}"; then return; fi
-  words=("$output" "$complaint")
-  if said "$RIGHTS" || { said 'already exists' && [[ -z $before || $before == none ]]; }; then
-    remember "$name=none"
+  # In subshells: what the CLI said to the creation is what has to be told, whatever comes of these.
+  if said 'already exists'; then
+    [[ -n $before && $before != none ]] || (remember "$name=none") || true
+  elif said "$RIGHTS"; then
+    (see "$name") || (remember "$name=none") || true
   fi
-  output=${words[0]} complaint=${words[1]}
   explain "${@:4}"
 }
 
@@ -823,7 +847,7 @@ read_authorizations() {
   fi
   [[ -n $project_id ]] ||
     die "can't find the ID of project $deploy_PROJECT in what \`ibmcloud ce project get\` prints"
-  list polic iam authorization-policies --output json || explain iam authorization-policies --output json
+  list "(polic|authorization)" iam authorization-policies --output json || explain iam authorization-policies --output json
   authorizations=$(json_objects <<<"$output" | grep -iE 'notifications ?manager') || true
 }
 
@@ -839,7 +863,7 @@ authorized() {
 }
 
 ensure_authorization() {
-  local guid before command words
+  local guid before command
   guid=$(cos_guid)
   command=(iam authorization-policy-create codeengine cloud-object-storage "Notifications Manager"
     --source-service-instance-name "$deploy_PROJECT" --target-service-instance-id "$guid")
@@ -849,11 +873,12 @@ ensure_authorization() {
     before=$(remembered AUTHORIZED)
     [[ .$before. == *".$guid."* ]] || remember "AUTHORIZED=${before:+$before.}$guid"
     attempt "authorizing the project to hear of new objects" "${command[@]}" || {
-      words=("$output" "$complaint")
       # Where one was refused, or is there unseen, a later one will not be of `up`.
-      if said "already exists|$RIGHTS"; then remember "AUTHORIZED=${before:-none}"; fi
-      output=${words[0]} complaint=${words[1]}
-      said 'already exists' || explain "${command[@]}"
+      if ! said 'already exists'; then
+        ! said "$RIGHTS" || (remember "AUTHORIZED=${before:-none}") || true
+        explain "${command[@]}"
+      fi
+      remember "AUTHORIZED=${before:-none}"
     }
   fi
   have "authorization \"Notifications Manager\""
@@ -883,6 +908,10 @@ drop_older_authorizations() {
       gone "the authorization on COS instance $guid" iam authorization-policy-delete "$id" -f
     fi
   done <<<"$older"
+  for guid in $(authorized); do
+    [[ $guid == "$(cos_guid)" || -n $(authorization_on "$guid") ]] ||
+      say "no longer listed, so it counts as gone: the authorization on COS instance $guid"
+  done
   [[ -z $(remembered AUTHORIZED) ]] || remember "AUTHORIZED=${kept:-none}"
 }
 
@@ -896,7 +925,7 @@ read_others() {
   elif list subscription ce subscription cos list --output json; then
     while IFS= read -r each; do
       each="$(first_name "$each") $each"
-      if [[ $each == "$deploy_NAME "* ]]; then own=yes; else others+="$each"$'\n'; fi
+      if [[ $each == "$deploy_NAME "* ]] && ours subscription; then own=yes; else others+="$each"$'\n'; fi
     done < <(json_objects <<<"$output")
     [[ -z $1 || -n $own ]] || others="(unknown) "
   else
@@ -1193,11 +1222,8 @@ follow() {
   say "following it; if you interrupt this, the run goes on: $(self logs --run "$run")"
   await "$run" begun 1 "$size"
   # Beside the polling: a connection that breaks or hangs must end only the showing.
-  # In a process group of its own, since the CLI leaves the work to a plug-in's process.
-  set -m
   ibmcloud ce jobrun logs --jobrun "$run" --follow </dev/null 2>&1 &
   following=$!
-  set +m
   await "$run" done_count "$size" "$size"
   end_of_log
   read_log "$run"
@@ -1223,9 +1249,16 @@ end_of_log() {
     sleep 0.1
     tenths=$((tenths + 1))
   done
-  kill -- "-$following" 2>/dev/null || true
+  stop_following
   wait "$following" 2>/dev/null || say "(the log could not be followed to its end: $(self logs --run "$run"))"
   following=""
+}
+
+# The CLI leaves the work to a process of its plug-in. (A process group of their own, to be ended as
+# a whole, would not be let write to some terminals.)
+stop_following() {
+  pkill -P "$following" 2>/dev/null || true
+  kill "$following" 2>/dev/null || true
 }
 
 tell_end() {
@@ -1278,7 +1311,8 @@ report() { # WHAT ARGUMENTS...
 compare() { # WHAT NAME PRINT
   if [[ -z $record ]] || settled "$2" "$3"; then return; fi
   case $(remembered "$2") in
-    "" | none | unsure) say "  unsure    $1: an \`up\` stopped half way; \`up\` goes on" ;;
+    none) say "  others'   $1, if it is there: not made by \`up\`, which refuses it without --adopt" ;;
+    "" | unsure) say "  unsure    $1: an \`up\` stopped half way; \`up\` goes on" ;;
     *) say "  changed   $1: differs from $ini; \`up\` brings it up to date" ;;
   esac
 }
@@ -1369,12 +1403,17 @@ gather() {
 # Leaves what is of the same name, but was not made by `up`.
 spare_others() {
   local each found=(${doomed[@]+"${doomed[@]}"})
+  also=""
   [[ -z $dry_run ]] || return 0
   doomed=()
   for each in ${found[@]+"${found[@]}"}; do
-    if ours "${each%%|*}"; then doomed+=("$each"); else left+=("${each#*|}: not made by this script"); fi
+    if ours "${each%%|*}"; then doomed+=("$each")
+    elif project_goes; then also+=", ${each#*|} (not made by this script)"
+    else left+=("${each#*|}: not made by this script"); fi
   done
 }
+
+project_goes() { [[ -n $with_project ]] && made PROJECT; }
 
 look_in_project() {
   there subscription "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
@@ -1393,7 +1432,7 @@ gather_authorizations() {
   read_authorizations
   [[ -z $(authorized)$with_project ]] || read_others "$own"
   # What goes with the project needs nothing any more.
-  { [[ -n $with_project ]] && made PROJECT; } || needed=$others
+  project_goes || needed=$others
   for guid in $(authorized); do
     id=$(authorization_on "$guid")
     if [[ -z $id ]]; then
@@ -1414,9 +1453,9 @@ there() { # KIND WHAT ARGUMENTS...
 }
 
 gather_project() {
-  if [[ -n $with_project ]] && made PROJECT; then
+  if project_goes; then
     # The record goes with it, not before it: a `down` that fails has to find it when it goes on.
-    doomed+=("project|project $deploy_PROJECT, with ALL that is in it${others:+, subscription $(other_names) too}")
+    doomed+=("project|project $deploy_PROJECT, with ALL that is in it${others:+, subscription $(other_names) too}$also")
   else
     doomed+=("record|configmap $deploy_NAME-record")
     if made PROJECT; then
@@ -1481,7 +1520,7 @@ say_left() {
 # Runs on every end: removes the files with keys, and says where a broken `up` stands.
 at_end() {
   local code=$?
-  [[ -z $following ]] || kill -- "-$following" 2>/dev/null || true
+  [[ -z $following ]] || stop_following
   [[ -z $tmp ]] || rm -rf "$tmp"
   [[ $code != 0 && -n $doing ]] || return 0
   {

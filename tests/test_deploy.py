@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowlog
-from standins.ibmcloud import authorization, mutates
+from standins.ibmcloud import EMPTY, authorization, mutates
 from test_flowlog_to_logdna import Unusable, read_ini
 from tests.desk import (
     CLOUD_LOGS,
@@ -234,11 +234,85 @@ def test_what_up_never_made_is_not_its_own(desk: Desk, kind: str, text: str) -> 
     assert desk.project[kind][name] == theirs
 
 
+def test_what_is_there_unseen_stays_others(desk: Desk) -> None:
+    """A service that is slow to show what others made."""
+    desk.account.set(fail={"number": 1, "when": "after", "text": "503"})
+    desk.run("up")  # the project, and the record of it
+    desk.account.set(fail=None)
+    desk.change("secret", "flowlog-secret", to={"x": "y"})
+    shown = desk.folder / "shown"
+    desk.intercept('*"secret get"*', f"[ -e {shown} ] || {{ echo secret not found; exit 1; }}")
+    for _ in range(3):
+        assert "already exists" in desk.run("up").text
+    shown.touch()
+    assert "not made by this script" in desk.run("up").text
+    desk.down()
+    assert desk.project["secret"] == {"flowlog-secret": {"x": "y"}}
+
+
+@pytest.mark.parametrize("command", ["subscription cos", "job", "secret"])
+def test_a_refusal_after_it_was_made(desk: Desk, command: str) -> None:
+    """Where it is there after all, `up` goes on with it."""
+    text = "It was created but is not ready: not authorized to read the bucket."
+    for number in range(9, 25):
+        fail = {"number": number, "when": "after", "text": text}
+        desk.account.state = EMPTY | {"fail": fail}
+        if f"failed: ibmcloud ce {command} create --name flowlog" in desk.run("up").text:
+            break
+    desk.account.set(fail=None)
+    desk.up()
+    desk.down()
+    assert not desk.project["subscription"] and not desk.project["job"]
+    assert not desk.project["secret"]
+
+
+def test_an_authorization_that_anothers_subscription_of_the_same_name_needs(desk: Desk) -> None:
+    desk.fail_once('*"subscription cos create"*', "You are not authorized to do this.")
+    desk.run("up")
+    theirs = {"--bucket": "my-flow-logs", "--destination": "other"}
+    desk.change("subscription", "flowlog", to=theirs)
+    assert "subscription flowlog of this project may need it" in desk.down().text
+    assert len(desk.account.state["authorizations"]) == 1
+    assert desk.project["subscription"] == {"flowlog": theirs}
+
+
+def test_a_refusal_is_told_also_where_it_cannot_be_noted(desk: Desk) -> None:
+    desk.intercept('*"job create"*', "echo You are not authorized to do this. >&2; exit 1")
+    desk.intercept('*"job get"*|*"JOB=none"*', "echo 503 >&2; exit 1")
+    desk.run("up")
+    desk.account.program.write_text(desk.account.program.read_text().replace('*"job get"*|', ""))
+    told = desk.run("up").text
+    assert "You are not authorized to do this." in told and "lacks a right" in told
+
+
+def test_status_says_what_others_made(desk: Desk) -> None:
+    desk.fail_once('*"job create"*', "You are not authorized to do this.")
+    desk.run("up")
+    desk.change("job", "flowlog", to={"--image": "of others"})
+    assert "others'   job flowlog" in desk.run("status").text
+
+
+def test_a_role_that_is_not_given_is_not_looked_at(desk: Desk) -> None:
+    desk.env |= {"COS_HMAC_ACCESS_KEY_ID": "x", "COS_HMAC_SECRET_ACCESS_KEY": "canary"}
+    desk.env |= {**CLOUD_LOGS, "FLOWLOG_MODE": "remember"}
+    desk.deploy["cos_role"] = "Reader"
+    assert desk.run("up", "--dry-run").code == 0
+
+
+def test_down_with_the_project_names_what_others_made_in_it(desk: Desk) -> None:
+    desk.fail_once('*"job create"*', "You are not authorized to do this.")
+    desk.run("up")
+    desk.change("job", "flowlog", to={"--image": "of others"})
+    asked, _, left = desk.down("--project").text.partition("Left as it is:")
+    assert "ALL that is in it, job flowlog, with its runs and their logs (not made by" in asked
+    assert "job flowlog" not in left
+
+
 def test_what_up_may_have_made_is_its_own(desk: Desk) -> None:
     """An answer that got lost, and a service that is slow to show what it has made."""
-    desk.account.set(fail={"number": STEP_OF_JOB, "when": "after", "text": "503"})
+    desk.fail_once('*"job create"*', "503")
     assert "failed: ibmcloud ce job create" in desk.run("up").text
-    desk.account.set(fail=None)
+    desk.change("job", "flowlog", to={"--image": "x"})
     desk.intercept(
         '*"job get"*', f"[ -e {desk.folder}/shown ] || {{ echo job not found; exit 1; }}"
     )
@@ -247,10 +321,6 @@ def test_what_up_may_have_made_is_its_own(desk: Desk) -> None:
     desk.up()
     desk.down()
     assert desk.project["job"] == {}
-
-
-STEP_OF_JOB = 16
-"""How many calls that change something come before it, in an `up` from nothing."""
 
 
 def test_a_service_id_that_could_not_be_made_is_not_ours(desk: Desk) -> None:
@@ -465,11 +535,15 @@ def test_the_project_is_not_removed_with_anothers_subscription_unnamed(desk: Des
 LISTS = [
     # What the lists of policies may say, and whether `up` can go on.
     ("echo '[]'; exit", True),
+    ("echo null; exit", True),
+    ("""echo '{"policies": null}'; exit""", True),
+    ("echo Policies were not found. >&2; exit 1", True),
     ("echo OK; echo No policies found.; exit", True),
     ("echo No policy was found >&2; exit 1", True),
     ("echo; exit", False),
     ("echo host not found >&2; exit 1", False),
     ("echo Service ID not found >&2; exit 1", False),
+    ("echo OK; exit", False),
     ("echo Forbidden: no policy allows this >&2; exit 1", False),
 ]
 
@@ -489,6 +563,14 @@ def test_only_an_empty_list_means_that_there_is_nothing(
     desk.intercept('*"authorization-policy-create"*', "echo already exists >&2; exit 1")
     done = desk.run("up")
     assert done.code == (0 if none else 1), done.text
+
+
+def test_up_says_that_an_older_authorization_is_not_listed(desk: Desk) -> None:
+    desk.up()
+    desk.account.set(authorizations=[])
+    desk.env["COS_CRN"] = CRN.replace(COS_GUID, LOGS_GUID)
+    assert f"counts as gone: the authorization on COS instance {COS_GUID}" in desk.up().text
+    assert COS_GUID not in desk.up().text
 
 
 def test_down_names_an_authorization_that_is_not_found(desk: Desk) -> None:
