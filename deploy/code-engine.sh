@@ -425,7 +425,6 @@ names_the_thing() {
       service-api-key*) word="apikey" ;;
       service-id*) word="serviceid" ;;
       *polic*) word="polic" ;;
-      resource) lines=$(grep -v resourcegroup <<<"$lines") || true ;;
     esac
     if grep -qF -e "$(tr -d ' _-' <<<"$word" | tr '[:upper:]' '[:lower:]')" <<<"$lines"; then return 0; fi
   done
