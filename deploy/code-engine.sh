@@ -874,7 +874,8 @@ ensure_authorization() {
     attempt "authorizing the project to hear of new objects" "${command[@]}" || {
       # Where one was refused, or is there unseen, a later one will not be of `up`.
       if ! said 'already exists'; then
-        ! said "$RIGHTS" || (remember "AUTHORIZED=${before:-none}") || true
+        ! said "$RIGHTS" || (read_authorizations && [[ -n $(authorization_on "$guid") ]]) 2>/dev/null ||
+          (remember "AUTHORIZED=${before:-none}") || true
         explain "${command[@]}"
       fi
       remember "AUTHORIZED=${before:-none}"

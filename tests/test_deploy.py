@@ -266,6 +266,16 @@ def test_a_refusal_after_it_was_made(desk: Desk, command: str) -> None:
     assert not desk.project["secret"]
 
 
+def test_a_refusal_after_the_authorization_was_made(desk: Desk) -> None:
+    text = "It was made, but you are not authorized to read it."
+    desk.account.set(fail={"number": 3, "when": "after", "text": text})
+    assert "failed: ibmcloud iam authorization-policy-create" in desk.run("up").text
+    desk.account.set(fail=None)
+    desk.up()
+    desk.down()
+    assert desk.account.state["authorizations"] == []
+
+
 def test_an_authorization_that_anothers_subscription_of_the_same_name_needs(desk: Desk) -> None:
     desk.fail_once('*"subscription cos create"*', "You are not authorized to do this.")
     desk.run("up")
