@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
 
@@ -42,7 +42,7 @@ class Server:
         self.script: Script[HTTPRequest] = Script()
         self.requests: list[HTTPRequest] = []
         self.connections = 0
-        self.in_flight = self.most_in_flight = 0
+        self.in_flight = self.most_in_flight = self.open_connections = 0
         self.lock = threading.Lock()
         self._arrived = threading.Condition(self.lock)
         self._stopping = threading.Event()
@@ -78,6 +78,20 @@ class Server:
             if not self._arrived.wait_for(lambda: len(self.requests) >= count, seconds):
                 raise TimeoutError(f"{len(self.requests)} of {count} requests after {seconds} s")
 
+    def settle(self, seconds: float = 60) -> None:
+        """Wait until all is done that clients which are gone have sent. Raises TimeoutError.
+
+        They may have sent a whole request that nobody has begun to read yet.
+        """
+        address = self._server.server_address[:2]
+        # Connections are accepted in turn: once this one is served, so are those before it.
+        with socket.create_connection(address, timeout=seconds) as last:
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: not self.open_connections, seconds):
+                raise TimeoutError(f"{self.open_connections} connections after {seconds} s")
+
     def note(self, request: HTTPRequest) -> None:
         """A request has arrived."""
         with self._arrived:
@@ -103,6 +117,19 @@ class _ThreadingServer(ThreadingHTTPServer):
     def __init__(self, owner: Server) -> None:
         self.owner = owner
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._count(1)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self.owner._arrived:
+            self.owner.open_connections += change
+            self.owner._arrived.notify_all()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is what tests are about."""

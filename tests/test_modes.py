@@ -627,8 +627,7 @@ def kill_a_worker(place: Place, after: int) -> bool:
 
 def beyond_the_mark(place: Place, objects: list[FlowLogObject]) -> int:
     """Lines that have arrived although the last checkpoint doesn't tell."""
-    while place.ingestion.in_flight:
-        time.sleep(0.001)
+    place.ingestion.settle()
     content = place.store.get(BUCKET, STATE)
     mark = json.loads(content)["mark"] if content and content != b"probe" else None
     times = {item.key: place.store.written(BUCKET, item.key) for item in objects}
