@@ -31,7 +31,7 @@ UNREADABLE_POLLS=60
 action="" ini="test.ini" dry_run="" yes="" adopt="" rebuild="" with_project="" run_name=""
 assume="absent" # what a dry run takes for granted, since it asks nobody
 output="" complaint="" called=() tmp="" faults=() there_now=() doing="" api_key="" project_was=""
-following="" others=""
+following="" others="" title="" look=()
 
 usage() {
   cat <<'TEXT'
@@ -171,11 +171,13 @@ load_section() {
   local section=$1 prefix=$2 kind rest line name
   shift 2
   while IFS=' ' read -r kind rest; do
+    if [[ $kind == fault ]]; then
+      fault "$rest"
+      continue
+    fi
     line=${rest%% *} rest=${rest#* }
     name=${rest%%=*}
-    if [[ $kind == fault ]]; then
-      fault "$line $rest"
-    elif known "$name" "$@"; then
+    if known "$name" "$@"; then
       printf -v "$prefix$name" '%s' "${rest#*=}"
     else
       fault "line $line: [$section] has no setting of this name"
@@ -401,7 +403,9 @@ call() {
   return $status
 }
 
-said() { grep -qiE "$1" <<<"$output"$'\n'"$complaint"; }
+told() { printf '%s\n%s\n' "$output" "$complaint"; }
+
+said() { grep -qiE "$1" <<<"$(told)"; }
 
 # What the CLI says in such cases. None of them is a thing that doesn't exist.
 LOGIN='not logged in|provided api key|BXNIM0415|(^|[^a-z])log in|(session|token|login)[^.]*expired|ibmcloud login'
@@ -418,7 +422,8 @@ missing() { ! said "$LOGIN|$PLUGIN|$UNREACHED|$RIGHTS" && names_the_thing; }
 # its name, or a "resource". An account or a key that isn't found says nothing of it.
 names_the_thing() {
   local lines word
-  lines=$(squeezed <<<"$output"$'\n'"$complaint")
+  # The lines that say that something is missing.
+  lines=$(told | { grep -iE "$MISSING" || true; } | { grep -viE "$ELSE" || true; } | squeezed)
   for word in "${called[@]}" resource; do
     case $word in
       -* | ce | iam | cos | get | delete | list | json) continue ;;
@@ -426,13 +431,13 @@ names_the_thing() {
       service-id*) word="serviceid" ;;
       *polic*) word="polic" ;;
     esac
-    if grep -qF -e "$(tr -d ' _-' <<<"$word" | tr '[:upper:]' '[:lower:]')" <<<"$lines"; then return 0; fi
+    if grep -qF -e "$(squeezed <<<"$word")" <<<"$lines"; then return 0; fi
   done
   return 1
 }
 
-# The lines that say that something is missing, without what differs from one way to write it to another.
-squeezed() { { grep -iE "$MISSING" || true; } | { grep -viE "$ELSE" || true; } | tr -d ' _-' | tr '[:upper:]' '[:lower:]'; }
+# Without what differs from one way to write a name to another.
+squeezed() { tr -d ' _-' | tr '[:upper:]' '[:lower:]'; }
 
 # Reads what a command lists as JSON; an empty list where it says that there are no $1.
 list() {
@@ -473,8 +478,7 @@ explain() {
   fi
   {
     say "failed: $(show "$@")"
-    excerpt "$output
-$complaint"
+    excerpt "$(told)"
     say "$reason"
   } >&2
   exit 1
@@ -490,6 +494,18 @@ exists() {
   if call "$@"; then return 0; fi
   missing || explain "$@"
   return 1
+}
+
+# A thing of this deployment, by its name in the record: what a person is told (`title`) and how the
+# CLI is asked for it (`look`).
+thing() { # NAME
+  case $1 in
+    SUBSCRIPTION) title="subscription $deploy_NAME" look=(ce subscription cos get --name "$deploy_NAME") ;;
+    JOB) title="job $deploy_NAME" look=(ce job get --name "$deploy_NAME") ;;
+    SECRET) title="secret $deploy_NAME-secret" look=(ce secret get --name "$deploy_NAME-secret") ;;
+    CONFIG) title="configmap $deploy_NAME-config" look=(ce configmap get --name "$deploy_NAME-config") ;;
+    SERVICE_ID) title="service ID $(service_id)" look=(iam service-id "$(service_id)") ;;
+  esac
 }
 
 # A command that changes something. $1 says what it does.
@@ -577,6 +593,9 @@ $record" # the first of a name counts
   change "  noting it in configmap $deploy_NAME-record" \
     ce configmap update --name "$deploy_NAME-record" "${arguments[@]}"
 }
+
+# Whether `up` has come to it, and was not refused it for good.
+known_of() { [[ -n $(remembered "$1") && $(remembered "$1") != none ]]; }
 
 # Comes before each change: it may take effect although its answer gets lost. Until it is known to
 # be done there is no fingerprint, so the next `up` makes it again, whatever the ini file says then.
@@ -759,29 +778,9 @@ ensure_project() {
 }
 
 # Whether `up` made it, or may have. Without a record it made nothing here.
-ours() { # KIND
-  case $1 in
-    record) [[ -n $record ]] ;;
-    service-id) [[ $(remembered SERVICE_ID) == made ]] ;;
-    secret) known_of SECRET ;;
-    configmap) known_of CONFIG ;;
-    job) known_of JOB ;;
-    subscription) known_of SUBSCRIPTION ;;
-  esac
+ours() { # NAME
+  if [[ $1 == RECORD ]]; then [[ -n $record ]]; else known_of "$1"; fi
 }
-
-# Looks for it as it is now; true only where it is known to be there.
-see() { # NAME
-  case $1 in
-    SERVICE_ID) call iam service-id "$(service_id)" ;;
-    SECRET) call ce secret get --name "$deploy_NAME-secret" ;;
-    CONFIG) call ce configmap get --name "$deploy_NAME-config" ;;
-    JOB) call ce job get --name "$deploy_NAME" ;;
-    SUBSCRIPTION) call ce subscription cos get --name "$deploy_NAME" ;;
-  esac
-}
-
-known_of() { [[ -n $(remembered "$1") && $(remembered "$1") != none ]]; }
 
 # Creates what was not there. It is noted before: an answer may get lost. Where the creation was
 # refused, or the thing had been there unseen, one that is found later is someone else's.
@@ -794,7 +793,7 @@ create() { # NAME VALUE WHAT ARGUMENTS...
   if said 'already exists'; then
     [[ -n $before && $before != none ]] || (remember "$name=none") || true
   elif said "$RIGHTS"; then
-    (see "$name") || (remember "$name=none") || true
+    (thing "$name" && call "${look[@]}") || (remember "$name=none") || true
   fi
   explain "${@:4}"
 }
@@ -804,7 +803,7 @@ check_owner() {
   local each foreign=()
   doomed=() present=()
   look_in_project
-  [[ -z $record_there ]] || doomed+=("record|configmap $deploy_NAME-record")
+  [[ -z $record_there ]] || doomed+=("RECORD|configmap $deploy_NAME-record")
   ! makes_key || look_for_service_id
   for each in ${doomed[@]+"${doomed[@]}"}; do
     if ours "${each%%|*}"; then present+=("${each%%|*}"); else foreign+=("$each"); fi
@@ -925,7 +924,7 @@ read_others() {
   elif list subscription ce subscription cos list --output json; then
     while IFS= read -r each; do
       each="$(first_name "$each") $each"
-      if [[ $each == "$deploy_NAME "* ]] && ours subscription; then own=yes; else others+="$each"$'\n'; fi
+      if [[ $each == "$deploy_NAME "* ]] && ours SUBSCRIPTION; then own=yes; else others+="$each"$'\n'; fi
     done < <(json_objects <<<"$output")
     [[ -z $1 || -n $own ]] || others="(unknown) "
   else
@@ -943,7 +942,7 @@ service_id() { say "$deploy_NAME-$deploy_PROJECT-$deploy_REGION"; }
 
 ensure_service_id() {
   # A new service ID has neither key nor policies, whatever an older one of this name had.
-  if ! is_there service-id; then
+  if ! is_there SERVICE_ID; then
     unsure API_KEY SECRET POLICIES
     create SERVICE_ID made "creating service ID $(service_id)" iam service-id-create "$(service_id)" \
       --description "Reads flow logs for Code Engine job $deploy_NAME; made by deploy/code-engine.sh"
@@ -955,9 +954,9 @@ ensure_service_id() {
 ensure_policies() {
   local wanted id
   wanted=$(policies_print)
-  if ! is_there service-id || ! settled POLICIES "$wanted"; then
+  if ! is_there SERVICE_ID || ! settled POLICIES "$wanted"; then
     unsure POLICIES
-    if is_there service-id; then
+    if is_there SERVICE_ID; then
       list polic iam service-policies "$(service_id)" --output json ||
         explain iam service-policies "$(service_id)" --output json
       for id in $(json_objects <<<"$output" | sed -nE "s/.*\"id\": *\"($ID)\".*/\1/p"); do
@@ -999,7 +998,7 @@ make_key() {
 ensure_secret() {
   local wanted verb="update" how=(change) origin="given" new_key="" before=""
   wanted=$(secret_print)
-  is_there secret || verb="create" how=(create SECRET unsure)
+  is_there SECRET || verb="create" how=(create SECRET unsure)
   ! makes_key || origin="made"
   [[ $origin == given ]] || { [[ $verb == update ]] && settled API_KEY made; } || new_key=yes
   if [[ -n $new_key || $verb == create ]] || ! settled SECRET "$wanted"; then
@@ -1031,7 +1030,7 @@ secret_names() {
 ensure_configmap() {
   local wanted verb="update" how=(change) arguments line
   wanted=$(config_print)
-  is_there configmap || verb="create" how=(create CONFIG unsure)
+  is_there CONFIG || verb="create" how=(create CONFIG unsure)
   if [[ $verb == create ]] || ! settled CONFIG "$wanted"; then
     arguments=(ce configmap "$verb" --name "$deploy_NAME-config")
     while IFS= read -r line; do arguments+=(--from-literal "$line"); done < <(config_lines "$verb")
@@ -1053,7 +1052,7 @@ ensure_job() {
   job_flags
   image_flags
   [[ -z $deploy_REGISTRY_SECRET ]] || registry="used"
-  is_there job || verb="create" how=(create JOB unsure)
+  is_there JOB || verb="create" how=(create JOB unsure)
   if [[ -n $rebuild || $verb == create ]] || ! settled JOB "$wanted"; then
     unsure JOB
     if [[ $verb == update && $registry == none && $(remembered REGISTRY) == used ]]; then
@@ -1073,10 +1072,10 @@ ensure_subscription() {
   local wanted
   wanted=$(subscription_print)
   subscription_flags
-  if ! is_there subscription || ! settled SUBSCRIPTION "$wanted"; then
+  if ! is_there SUBSCRIPTION || ! settled SUBSCRIPTION "$wanted"; then
     warn_of_others
     unsure SUBSCRIPTION
-    if is_there subscription; then
+    if is_there SUBSCRIPTION; then
       gone "subscription $deploy_NAME, to make it anew" \
         ce subscription cos delete --name "$deploy_NAME" --force
       say "objects written until the new one is there raise no run: \`backfill\` finds them"
@@ -1124,11 +1123,9 @@ as_deployed() {
     settled CONFIG "$(config_print)" && settled JOB "$(job_print)"
 }
 
-# A run without one of these would not begin, or not be let in.
-need_things() {
-  exists ce secret get --name "$deploy_NAME-secret" || go_up "secret $deploy_NAME-secret"
-  exists ce configmap get --name "$deploy_NAME-config" || go_up "configmap $deploy_NAME-config"
-  ! makes_key || exists iam service-id "$(service_id)" || go_up "service ID $(service_id)"
+need_there() { # NAME
+  thing "$1"
+  exists "${look[@]}" || go_up "$title"
 }
 
 go_up() { die "$1 does not exist: run \`$(self up)\` first"; }
@@ -1137,12 +1134,15 @@ backfill() {
   local run size=$deploy_ARRAY_SIZE array=()
   copy_source
   enter
-  exists ce job get --name "$deploy_NAME" || go_up "job $deploy_NAME"
+  need_there JOB
   read_record
   [[ -n $dry_run || -n $record ]] || die "$(no_record): run \`$(self up --adopt)\` first, to take over what there is"
   [[ -n $dry_run ]] || as_deployed ||
     die "what is deployed is not known to be what $ini says: run \`$(self up)\` first"
-  need_things
+  # A run without one of these would not begin, or not be let in.
+  need_there SECRET
+  need_there CONFIG
+  ! makes_key || need_there SERVICE_ID
   if [[ $mode == catch-up && $size != 1 ]]; then
     say "ARRAY_SIZE $size is left out: catch-up has one worker"
     size=1
@@ -1238,7 +1238,7 @@ read_log() {
     [[ $try == 3 ]] || sleep "$POLL_SECONDS"
   done
   say "the log could not be read again, for the summary:"
-  excerpt "$output$complaint"
+  excerpt "$(told)"
   output=""
 }
 
@@ -1298,14 +1298,10 @@ logs() {
   [[ -n $dry_run ]] || clean "$output"
 }
 
-report() { # WHAT ARGUMENTS...
-  local what=$1
-  shift
-  if exists "$@"; then
-    [[ -n $dry_run ]] || say "  there     $what"
-  else
-    say "  missing   $what"
-  fi
+report() { # NAME
+  thing "$1"
+  if ! exists "${look[@]}"; then say "  missing   $title"
+  elif [[ -z $dry_run ]]; then say "  there     $title"; fi
 }
 
 compare() { # WHAT NAME PRINT
@@ -1329,11 +1325,11 @@ status() {
   read_record
   [[ -n $dry_run || -n $record ]] ||
     say "  $(no_record): what is there of these names is not of \`up\`, which refuses it without --adopt"
-  report "job $deploy_NAME" ce job get --name "$deploy_NAME"
-  report "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
-  report "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
-  report "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
-  ! makes_key || report "service ID $(service_id)" iam service-id "$(service_id)"
+  report JOB
+  report SECRET
+  report CONFIG
+  report SUBSCRIPTION
+  ! makes_key || report SERVICE_ID
   read_authorizations
   if [[ -z $(authorization_on "$(cos_guid)") ]]; then say "  missing   authorization \"Notifications Manager\""
   elif [[ -z $dry_run ]]; then say "  there     authorization \"Notifications Manager\""; fi
@@ -1416,19 +1412,17 @@ spare_others() {
 project_goes() { [[ -n $with_project ]] && made PROJECT; }
 
 look_in_project() {
-  there subscription "subscription $deploy_NAME" ce subscription cos get --name "$deploy_NAME"
-  there job "job $deploy_NAME, with its runs and their logs" ce job get --name "$deploy_NAME"
-  there secret "secret $deploy_NAME-secret" ce secret get --name "$deploy_NAME-secret"
-  there configmap "configmap $deploy_NAME-config" ce configmap get --name "$deploy_NAME-config"
+  there SUBSCRIPTION
+  there JOB ", with its runs and their logs"
+  there SECRET
+  there CONFIG
 }
 
-look_for_service_id() {
-  there service-id "service ID $(service_id), with its API keys and policies" iam service-id "$(service_id)"
-}
+look_for_service_id() { there SERVICE_ID ", with its API keys and policies"; }
 
 gather_authorizations() {
   local guid id ours="" needed="" own=""
-  [[ ${doomed[0]-} != subscription* ]] || own=there
+  ! known SUBSCRIPTION ${doomed[@]+"${doomed[@]%%|*}"} || own=there
   read_authorizations
   [[ -z $(authorized)$with_project ]] || read_others "$own"
   # What goes with the project needs nothing any more.
@@ -1446,10 +1440,9 @@ gather_authorizations() {
     left+=("authorization \"Notifications Manager\": it was there before. Where nothing needs it: $(show iam authorization-policy-delete "$id")")
 }
 
-there() { # KIND WHAT ARGUMENTS...
-  local kind=$1 what=$2
-  shift 2
-  if exists "$@"; then doomed+=("$kind|$what"); fi
+there() { # NAME WHAT_GOES_WITH_IT
+  thing "$1"
+  if exists "${look[@]}"; then doomed+=("$1|$title${2-}"); fi
 }
 
 gather_project() {
@@ -1457,7 +1450,7 @@ gather_project() {
     # The record goes with it, not before it: a `down` that fails has to find it when it goes on.
     doomed+=("project|project $deploy_PROJECT, with ALL that is in it${others:+, subscription $(other_names) too}$also")
   else
-    doomed+=("record|configmap $deploy_NAME-record")
+    doomed+=("RECORD|configmap $deploy_NAME-record")
     if made PROJECT; then
       left+=("project $deploy_PROJECT, which \`up\` made: $(show ce project delete --name "$deploy_PROJECT")")
     else left+=("project $deploy_PROJECT: it was there before"); fi
@@ -1484,13 +1477,13 @@ remove() {
   for each in "${doomed[@]}"; do
     id=${each%%|*} id=${id#* }
     case ${each%%|*} in
-      subscription) gone "${each#*|}" ce subscription cos delete --name "$deploy_NAME" --force ;;
-      job) gone "${each#*|}" ce job delete --name "$deploy_NAME" --force ;;
-      secret) gone "${each#*|}" ce secret delete --name "$deploy_NAME-secret" --force ;;
-      configmap) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-config" --force ;;
-      service-id) gone "${each#*|}" iam service-id-delete "$(service_id)" -f ;;
+      SUBSCRIPTION) gone "${each#*|}" ce subscription cos delete --name "$deploy_NAME" --force ;;
+      JOB) gone "${each#*|}" ce job delete --name "$deploy_NAME" --force ;;
+      SECRET) gone "${each#*|}" ce secret delete --name "$deploy_NAME-secret" --force ;;
+      CONFIG) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-config" --force ;;
+      SERVICE_ID) gone "${each#*|}" iam service-id-delete "$(service_id)" -f ;;
       authorization*) gone "${each#*|}" iam authorization-policy-delete "$id" -f ;;
-      record) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-record" --force ;;
+      RECORD) gone "${each#*|}" ce configmap delete --name "$deploy_NAME-record" --force ;;
       project) gone "${each#*|}" ce project delete --name "$deploy_PROJECT" --force ;;
     esac
   done
