@@ -19,10 +19,10 @@ test: lint types unit
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 types: $(READY)
-	$(PY) -m mypy flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py fetch.py \
-		wire.py cloud_logs.py test_flowlog_to_logdna.py
+	$(PY) -m mypy
 
 # More workers than cores, since most tests wait for a job or for a server that is told to be slow.
 unit: $(READY)
@@ -45,7 +45,7 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 
 # The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
 nightly: $(READY)
-	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/test_decoder.py tests/test_protocol_model.py
+	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push
 
 # Known vulnerabilities of what is in the image; says so and passes where there is no network.
 audit: $(READY)

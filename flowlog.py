@@ -21,9 +21,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import lib
-from cloud_logs import CloudLogs
+from bucket.state import StateError
+from destinations.cloud_logs import CloudLogs
 from logdna_synchronous import Delivery, Destination, LogDNA, RetryPolicy
-from state import StateError
 
 log = logging.getLogger("flowlog")
 

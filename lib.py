@@ -30,11 +30,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import orjson
 import tenacity
 
-from catchup import Worker
-from decoder import UNPACKED_LIMIT_BYTES, FlowLog, Unreadable, decode
-from listing import Failures, Listing, ObjectRef, Page, read_page
-from logdna_synchronous import APP, Delivery, Line, Receipt, Source
-from state import (
+from bucket.listing import Failures, Listing, ObjectRef, Page, read_page
+from bucket.state import (
     CatchUp,
     PreconditionFailed,
     Remembered,
@@ -48,10 +45,13 @@ from state import (
     read_remembered,
     worker_is_gone,
 )
-from wire import TooSlow
+from connections.pools import TooSlow
+from logdna_synchronous import APP, Delivery, Line, Receipt, Source
+from push.decoder import UNPACKED_LIMIT_BYTES, FlowLog, Unreadable, decode
+from push.worker import Worker
 
 if TYPE_CHECKING:
-    from fetch import Answer, Authorization, Tokens
+    from bucket.fetch import Answer, Authorization, Tokens
 
 log = logging.getLogger("flowlog.lib")
 
@@ -223,14 +223,14 @@ def create_client(endpoint: str, credentials: HMAC | IAM, answer_seconds: float 
 
 def tokens_for(api_key: str, iam_url: str) -> Tokens:
     """The IAM tokens of an API key, the same ones for every use of it."""
-    from fetch import tokens
+    from bucket.fetch import tokens
 
     return tokens(api_key, iam_url)
 
 
 def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
     """What shows the store that objects may be read."""
-    from fetch import Bearer, Signature
+    from bucket.fetch import Bearer, Signature
 
     if isinstance(credentials, IAM):
         return Bearer(tokens_for(credentials.api_key, credentials.url))
@@ -248,7 +248,7 @@ def explained(bucket: str, key: str | None = None) -> Iterator[None]:
     from ibm_botocore import exceptions as sdk
     from urllib3 import exceptions as http
 
-    from fetch import TokenError
+    from bucket.fetch import TokenError
 
     try:
         yield
@@ -349,7 +349,7 @@ class Store:
         concurrency: int = CONCURRENCY,
         answer_seconds: float = 60.0,
     ) -> None:
-        from fetch import Fetcher
+        from bucket.fetch import Fetcher
 
         self.bucket = bucket
         self.concurrency = concurrency

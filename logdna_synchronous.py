@@ -33,7 +33,7 @@ import tenacity
 import urllib3
 from isal import isal_zlib
 
-import wire
+from connections import pools
 
 log = logging.getLogger("flowlog.delivery")
 
@@ -507,7 +507,7 @@ class Sender:
         self._destination = destination
         self._policy = policy
         self._hurry = hurry
-        self._session = wire.session(connections)
+        self._session = pools.session(connections)
         self._backoff = tenacity.wait_random_exponential(
             multiplier=policy.first_wait, max=policy.longest_wait
         )
@@ -614,10 +614,10 @@ class Sender:
         self.traffic.count(len(body), first)
         timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
         try:
-            with wire.time_limit(self._policy.answer_seconds):
+            with pools.time_limit(self._policy.answer_seconds):
                 response = self._destination.post(self._session, body, timeout)
                 _read_away(response)
-        except wire.TooSlow:
+        except pools.TooSlow:
             raise _TryAgain("it gave no whole answer in time") from None
         except _BROKEN_CONNECTION as error:
             raise _TryAgain(_connection_problem(error)) from None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import flowlog
 import lib
-from listing import ObjectRef
+from bucket.listing import ObjectRef
 from logdna_synchronous import Added, Delivery, Line, Receipt, Source
 
 

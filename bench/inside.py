@@ -18,7 +18,7 @@ from typing import Any
 
 import lib
 from bench.server import Keys
-from fetch import Fetcher
+from bucket.fetch import Fetcher
 from standins.flowlogs import flow_log_objects
 
 PROFILED_GETS = 20

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +75,18 @@ def read_dockerfile(text: str) -> list[Step]:
     return [Step(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
-def sent_to_builder(ignore: str) -> list[str]:
-    """The files that .dockerignore lets through: all but `*` is ignored, `!NAME` comes back."""
+def sent_to_builder(ignore: str) -> list[Path]:
+    """The files that .dockerignore lets through, relative to the project.
+
+    All but `*` is ignored, `!NAME` brings a file or a folder back, `**/NAME` ignores it anywhere.
+    """
     lines = [line for line in ignore.splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "*" and all(line.startswith("!") for line in lines[1:])
-    wanted = [line.removeprefix("!") for line in lines[1:]]
-    return [path.name for path in PROJECT.iterdir() if any(fnmatch(path.name, w) for w in wanted)]
+    assert lines[0] == "*" and all(line.startswith(("!", "**/")) for line in lines[1:])
+    wanted = [line[1:] for line in lines if line.startswith("!")]
+    unwanted = {line.removeprefix("**/") for line in lines if line.startswith("**/")}
+    files = [file for name in wanted for file in (PROJECT / name, *(PROJECT / name).rglob("*"))]
+    sent = [file.relative_to(PROJECT) for file in files if file.is_file()]
+    return [file for file in sent if unwanted.isdisjoint(file.parts)]
 
 
 @dataclass(slots=True)
@@ -113,7 +118,12 @@ class Image:
             case "COPY":
                 *sources, target = step.words
                 for source in sources:
-                    shutil.copy(self.context / source, self.workdir / target)
+                    if (self.context / source).is_dir():
+                        shutil.copytree(
+                            self.context / source, self.workdir / target, dirs_exist_ok=True
+                        )
+                    else:
+                        shutil.copy(self.context / source, self.workdir / target)
             case "RUN":
                 self.shell(step.text)
             case "USER":
@@ -182,6 +192,7 @@ def image() -> Iterator[Image]:
         image = Image(folder / "root", folder / "context", folder / "root")
         image.context.mkdir()
         for file in sent_to_builder((PROJECT / ".dockerignore").read_text()):
+            (image.context / file).parent.mkdir(exist_ok=True)
             shutil.copy(PROJECT / file, image.context / file)
             # As in a checkout of someone who keeps their files from others.
             (image.context / file).chmod(0o600)
@@ -212,11 +223,12 @@ def test_the_image_pushes_as_any_user(image: Image, uid: int) -> None:
 
 
 def test_the_image_holds_the_job_and_nothing_else(image: Image) -> None:
-    names = {path.name for path in image.workdir.iterdir()} - {"__pycache__"}
-    assert names == set(sent_to_builder((PROJECT / ".dockerignore").read_text()))
-    assert not any(name.startswith("test") for name in names)
-    compiled = {path.name.split(".")[0] for path in (image.workdir / "__pycache__").iterdir()}
-    assert compiled == {name.removesuffix(".py") for name in names if name.endswith(".py")}
+    files = {path.relative_to(image.workdir) for path in image.workdir.rglob("*.*")}
+    compiled = {file for file in files if "__pycache__" in file.parts}
+    assert files - compiled == set(sent_to_builder((PROJECT / ".dockerignore").read_text()))
+    assert not any(file.name.startswith("test") for file in files)
+    modules = {file.with_suffix("") for file in files - compiled if file.suffix == ".py"}
+    assert modules == {file.parent.parent / file.name.split(".")[0] for file in compiled}
 
 
 def test_hadolint() -> None:

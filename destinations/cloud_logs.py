@@ -16,7 +16,7 @@ from requests.auth import AuthBase
 from logdna_synchronous import Destination, KeyRejected, Line, LongLine, Source
 
 if TYPE_CHECKING:
-    from fetch import Tokens
+    from bucket.fetch import Tokens
 
 INFO, WARNING = 3, 4
 
@@ -81,7 +81,7 @@ class CloudLogs(Destination):
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
         """Post one body with a valid token. Raises KeyRejected where there is none."""
-        from fetch import TokenError
+        from bucket.fetch import TokenError
 
         try:
             token = self.tokens().get_token()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 import lib
-from listing import ObjectRef
+from bucket.listing import ObjectRef
 from logdna_synchronous import Added, DeliveryError, Line, Receipt, Source
 
 

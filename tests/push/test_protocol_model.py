@@ -22,11 +22,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-import catchup
 import lib
-import state
-from listing import ObjectRef
-from state import LEASE_SECONDS, SETTLING_SECONDS, PreconditionFailed, Snapshot
+from bucket import state
+from bucket.listing import ObjectRef
+from bucket.state import LEASE_SECONDS, SETTLING_SECONDS, PreconditionFailed, Snapshot
+from push import worker
 from tests.lockstep import Run
 
 STATE = "STATE"
@@ -225,8 +225,8 @@ class Protocol(RuleBasedStateMachine):
         self.delivered: list[Upload] = []
         self.again: Counter[str] = Counter()
         self.disturbed = False
-        self.real_time, catchup.time = (
-            catchup.time,
+        self.real_time, worker.time = (
+            worker.time,
             SimpleNamespace(monotonic=lambda: self.world.clock),
         )  # type: ignore[assignment]
 
@@ -346,7 +346,7 @@ class Protocol(RuleBasedStateMachine):
             for run, _ in self.runs:
                 if run.alive:
                     run.step(crash_before=True)
-            catchup.time = self.real_time
+            worker.time = self.real_time
 
     def settle(self) -> None:
         """Let everything that is still to come have come."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from state import (
+from bucket.state import (
     NAMED_FAILURES,
     SETTLING_SECONDS,
     CatchUp,
@@ -27,8 +27,8 @@ from state import (
 )
 
 if TYPE_CHECKING:
+    from bucket.listing import ObjectRef
     from lib import Job, Settled
-    from listing import ObjectRef
 
 log = logging.getLogger("flowlog.catchup")
 

@@ -24,7 +24,7 @@ from ibm_botocore.auth import S3SigV4Auth
 from ibm_botocore.awsrequest import AWSRequest
 from ibm_botocore.credentials import Credentials, DefaultTokenManager, TokenManager
 
-import wire
+from connections import pools
 
 CONNECT_SECONDS = 10.0
 
@@ -85,7 +85,7 @@ class Tokens(TokenManager):  # type: ignore[misc]
     def _ask(self) -> str:
         try:
             token = self._manager.get_token()
-        except (requests.RequestException, wire.TooSlow, ValueError, KeyError) as error:
+        except (requests.RequestException, pools.TooSlow, ValueError, KeyError) as error:
             what = f"IAM can't be reached or understood ({type(error).__name__})"
             raise TokenError(f"{what}; look at IAM_ENDPOINT") from None
         if not token:
@@ -99,7 +99,7 @@ class Tokens(TokenManager):  # type: ignore[misc]
         fails here is tried three times by the token manager. Raises TokenError, and what
         `requests` raises.
         """
-        with wire.session(1) as session, wire.time_limit(IAM_SECONDS):
+        with pools.session(1) as session, pools.time_limit(IAM_SECONDS):
             answer = session.post(
                 self._url,
                 data={
@@ -210,7 +210,7 @@ class Fetcher:
         self._url = f"{endpoint}/{bucket}/"
         self._path = urllib3.util.parse_url(self._url).path or "/"
         self._authorization = authorization
-        self._pool, self._before = wire.pool(endpoint, connections)
+        self._pool, self._before = pools.pool(endpoint, connections)
         self._timeout = urllib3.Timeout(
             connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds
         )
@@ -232,7 +232,7 @@ class Fetcher:
         return answer
 
     def _get(self, target: str, headers: Mapping[str, str], limit: int) -> Answer:
-        with wire.time_limit(self._exchange_seconds):
+        with pools.time_limit(self._exchange_seconds):
             response = self._pool.urlopen(
                 "GET",
                 self._before + self._path + target,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import flowlog
-from cloud_logs import CloudLogs
+from destinations.cloud_logs import CloudLogs
 from logdna_synchronous import Added, Delivery, Line, Source
 from standins.cloud_logs import LINE_LIMIT_BYTES
 from standins.cloud_logs import CloudLogs as Service
@@ -20,7 +20,7 @@ from standins.faults import Answer
 from standins.flowlogs import flow_log_objects
 from tests.harness import BUCKET, PREFIX, SECRETS, Place, event, lines_of, services
 from tests.test_modes import put_in_order, run_worker
-from tests.test_settings import HMAC_WAY, IAM_WAY, faults
+from tests.run.test_settings import HMAC_WAY, IAM_WAY, faults
 
 NOW = 1_795_500_000_000
 HOUR = 60 * 60 * 1000
