@@ -1,8 +1,7 @@
-"""HTTP connections that both sides of the job share: kept open, verified, and limited in time.
+"""Limits the time of a whole HTTP exchange, however slowly its bytes come.
 
 The timeouts of urllib3, and with it of `requests`, bound each wait for the next few bytes, not all
-of them together: an answer that drips a byte a second would go on for hours. `time_limit` bounds
-the whole exchange.
+of them together: an answer that sends one byte a second would go on for hours.
 """
 
 from __future__ import annotations
@@ -10,15 +9,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection
 
 _WATCH_SECONDS = 0.25
 
@@ -28,7 +22,7 @@ class TooSlow(Exception):
 
 
 class _Exchange:
-    """One request and its answer; `socket` is known from when the request is on its way."""
+    """One request and its answer; `socket` is known once the request has been sent."""
 
     __slots__ = ("deadline", "over", "socket")
 
@@ -61,7 +55,7 @@ class _Watch:
         while True:
             time.sleep(_WATCH_SECONDS)
             now = time.monotonic()
-            # Under the lock, so that no connection is hit that another exchange has by then.
+            # Under the lock, so that no connection is closed that another exchange has by then.
             with self._lock:
                 for exchange in [e for e in self._exchanges if e.deadline < now]:
                     _cut_off(exchange)
@@ -70,8 +64,8 @@ class _Watch:
 def _cut_off(exchange: _Exchange) -> None:
     exchange.over = True
     if exchange.socket is not None:
-        # Of the plain socket: the TLS one would drop its state under the reader's feet. An error
-        # says that it is closed already.
+        # Of the plain socket: the TLS one would drop its state while a reader still uses it. An
+        # error says that it is closed already.
         with suppress(OSError):
             socket.socket.shutdown(exchange.socket, socket.SHUT_RDWR)
 
@@ -89,7 +83,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     except Exception:
-        # Whatever the library made of the connection that was cut off under it.
+        # Whatever the library made of the connection that was closed.
         if exchange.over:
             raise TooSlow(f"no whole answer within {seconds:g} s") from None
         raise
@@ -98,76 +92,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         _current.exchange = None
 
 
-def _note_socket(connection: HTTPConnection) -> None:
+def note_socket(connection: HTTPConnection) -> None:
+    """The limit of this thread, if there is one, applies to the socket of this connection."""
     exchange = getattr(_current, "exchange", None)
     if exchange is not None:
         exchange.socket = connection.sock
-
-
-class _Connection(HTTPConnection):
-    def getresponse(self) -> Any:
-        _note_socket(self)
-        return super().getresponse()
-
-
-class _TLSConnection(HTTPSConnection):
-    def getresponse(self) -> Any:
-        _note_socket(self)
-        return super().getresponse()
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-class Adapter(HTTPAdapter):
-    """The adapter of `requests`, with connections to which `time_limit` applies."""
-
-    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
-        """Make the pools of direct connections."""
-        super().init_poolmanager(*arguments, **keywords)
-        _limit(self.poolmanager)
-
-    def proxy_manager_for(self, *arguments: Any, **keywords: Any) -> Any:
-        """Make the pools of connections through a proxy."""
-        return _limit(super().proxy_manager_for(*arguments, **keywords))
-
-    def pool(
-        self, request: requests.PreparedRequest, settings: Mapping[str, Any]
-    ) -> tuple[HTTPConnectionPool, str]:
-        """The connections for a request, and what stands before its path."""
-        proxies = settings["proxies"]
-        pool = self.get_connection_with_tls_context(request, settings["verify"], proxies=proxies)
-        assert isinstance(pool, HTTPConnectionPool)
-        target = self.request_url(request, proxies)
-        return pool, str(request.url).rstrip("/") if "://" in target else ""
-
-
-def _limit(manager: urllib3.PoolManager) -> urllib3.PoolManager:
-    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-    return manager
-
-
-def session(connections: int) -> requests.Session:
-    """A session that keeps so many connections open."""
-    made = requests.Session()
-    for scheme in ("https://", "http://"):
-        made.mount(scheme, Adapter(pool_maxsize=connections))
-    return made
-
-
-def pool(url: str, connections: int) -> tuple[HTTPConnectionPool, str]:
-    """The connections to the server of `url`, and what stands before a path in its requests.
-
-    Proxy and certificates are as `requests` finds them in the environment. A request made straight
-    from the pool costs a third of the CPU of one of a session.
-    """
-    made = session(connections)
-    adapter = made.get_adapter(url)
-    assert isinstance(adapter, Adapter)
-    found = made.merge_environment_settings(url, {}, False, None, None)
-    return adapter.pool(made.prepare_request(requests.Request("GET", url)), found)
