@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bucket.listing import ObjectRef
+from destinations.base import Line, Source
 from lib import Shard, lines, milliseconds, source_of
-from logdna_synchronous import Line, LogDNA, Source
+from logdna_synchronous import LogDNA
 from push.decoder import FlowLog, Unreadable, decode, unpack
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real-2020-06-04.gz"

@@ -20,9 +20,10 @@ import hcl2
 import pytest
 import yaml
 
-import flowlog
+from run.report import VERSION
+from run.settings import read_settings
 from standins.flowlogs import flow_log_objects
-from tests.harness import PROJECT, Result, event, services
+from tests.harness import PROJECT, Result, event, services, settings_read
 
 TOOLS = Path(sys.executable).parent
 TERRAFORM = PROJECT / "deploy" / "terraform"
@@ -214,7 +215,7 @@ def test_the_image_pushes_as_any_user(image: Image, uid: int) -> None:
         result = image.run(place.environ, uid)
         assert result.code == 0, result.log
         assert place.received() == expected
-        assert result.summary["version"] == flowlog.VERSION
+        assert result.summary["version"] == VERSION
         late = next(iter(flow_log_objects(1, 4, seed=9)))
         expected += place.put(late)
         assert image.run({**place.environ, "CE_DATA": event(late.key)}, uid).code == 0
@@ -282,7 +283,7 @@ def test_the_tag_check_finds_the_version() -> None:
         for step in jobs_of(PROJECT / ".github" / "workflows" / "publish.yml")["image"]["steps"]
         if "GITHUB_REF_NAME" in step.get("run", "")
     )
-    for tag, code in ((f"v{flowlog.VERSION}", 0), ("v0.0.1", 1), ("v", 1)):
+    for tag, code in ((f"v{VERSION}", 0), ("v0.0.1", 1), ("v", 1)):
         environ = {**os.environ, "GITHUB_REF_NAME": tag}
         assert subprocess.run(["bash", "-c", check], cwd=PROJECT, env=environ).returncode == code
 
@@ -330,7 +331,7 @@ def test_every_variable_is_used_and_described() -> None:
 
 
 def test_terraform_sets_only_what_the_job_reads() -> None:
-    known = set(re.findall(r'"([A-Z_]{3,})"', Path(flowlog.__file__).read_text()))
+    known = settings_read()
     text = re.sub(r"(?m)#.*$", "", module_text())
     names = set(re.findall(r"^\s+([A-Z][A-Z_]{2,})\s+=", text, re.M))
     lists = re.findall(r"contains\(\[([^\]]*)\], name\)", text, re.S)
@@ -403,7 +404,7 @@ def test_the_settings_of_the_module(
     found = json.loads(done.stdout)
     assert (found["secrets"], found["role"]) == (secrets, role)
     environ = {**found["settings"], **dict.fromkeys(secrets, "canary")}
-    assert flowlog.read_settings(environ).endpoint.startswith("https://s3.direct.us-south.")
+    assert read_settings(environ).endpoint.startswith("https://s3.direct.us-south.")
 
 
 # --- the changelog -------------------------------------------------------------------------------
@@ -412,5 +413,5 @@ def test_the_settings_of_the_module(
 def test_the_changelog_names_the_version() -> None:
     text = (PROJECT / "CHANGELOG.md").read_text()
     releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", text, re.M)
-    assert releases[0][0] == flowlog.VERSION
+    assert releases[0][0] == VERSION
     assert releases == sorted(releases, key=lambda each: each[1], reverse=True)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from bucket.fetch import quoted
-from bucket.listing import Failures, Listing, ObjectRef, read_page, url_decoded
+from bucket.listing import Listing, ObjectRef, read_page, url_decoded
+from push.ledger import Failures
 
 keys = st.text(max_size=30) | st.text("ab/%=25", max_size=40)
 PAGE = (
