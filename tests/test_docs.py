@@ -97,6 +97,13 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 # --- what the pages say of the code --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`([\w.-]+/[\w./-]+\.(?:py|sh|md|json))`", page.read_text())
+    places = (PROJECT, page.parent)
+    assert [name for name in named if not any((at / name).is_file() for at in places)] == []
+
+
 def texts(path: Path) -> Iterator[str]:
     """The literal texts of a module, those in an f-string each on its own."""
     for node in ast.walk(ast.parse(path.read_text())):
