@@ -138,6 +138,18 @@ def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code() -> Non
             assert part.strip(" ,") in said, message
 
 
+def test_the_layout_on_the_design_page_is_that_of_the_code() -> None:
+    page = (DOCS / "design.md").read_text()
+    (tree,) = re.findall(r"^```\n(flowlog\.py .*?)^```$", page, re.MULTILINE | re.DOTALL)
+    named, folder = set(), ""
+    for indent, name in re.findall(r"^( {2})?([\w.-]+/?) ", tree, re.MULTILINE):
+        folder = folder if indent else name if name.endswith("/") else ""
+        if name.endswith(".py"):
+            named.add(f"{folder}{name}")
+    modules = {str(path.relative_to(PROJECT)) for path in PROGRAM if path.name != "__init__.py"}
+    assert named == modules | {"test_flowlog_to_logdna.py"}
+
+
 def test_the_figures_of_the_performance_page_are_those_that_were_measured() -> None:
     page = (DOCS / "performance.md").read_text()
     (table,) = re.findall(r"^\| what \|.*\n(?:\|.*\n)+", page, re.MULTILINE)
