@@ -22,6 +22,7 @@ from ibm_botocore.credentials import Credentials
 from connections.iam import Tokens
 from connections.pools import pool
 from connections.time_limit import time_limit
+from connections.values import content_length
 
 CONNECT_SECONDS = 10.0
 
@@ -134,7 +135,7 @@ class Fetcher:
                 preload_content=False,
                 decode_content=False,
             )
-            size = int(response.headers.get("Content-Length") or 0)
+            size = content_length(response.headers.get("Content-Length")) or 0
             if size > limit:
                 response.close()
                 content = b""

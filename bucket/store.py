@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, ParamSpec, TypeVar
 
 import tenacity
@@ -31,6 +30,7 @@ from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Signature
 from bucket.listing import ObjectRef, Page, read_page
 from bucket.state import PreconditionFailed, Snapshot
 from connections.iam import IAM
+from connections.values import http_date
 
 log = logging.getLogger("flowlog.bucket")
 
@@ -212,11 +212,10 @@ class Store:
         if answer.size > OBJECT_LIMIT_BYTES:
             raise ObjectTooLarge(f"too large: over {OBJECT_LIMIT_BYTES} bytes as stored")
         self._check_intact(key, answer)
-        try:
-            written = parsedate_to_datetime(answer.headers.get("Last-Modified", ""))
-        except ValueError:
-            raise ReadInterrupted("the object store did not say when it was written") from None
-        return Body(answer.content, _seconds(written))
+        written = http_date(answer.headers.get("Last-Modified"))
+        if written is None:
+            raise ReadInterrupted("the object store did not say when it was written")
+        return Body(answer.content, written)
 
     def _check_intact(self, key: str, answer: Answer) -> None:
         """Compare the content with the checksum that an ETag is, as a rule.
@@ -302,8 +301,7 @@ def _seconds(moment: datetime) -> int:
 
 def _date(answer: Mapping[str, Any]) -> int:
     """The store's clock, from the `Date` header (RFC 9110, 6.6.1) of an answer."""
-    text = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
-    try:
-        return _seconds(parsedate_to_datetime(text))
-    except ValueError:
-        raise StoreError("the object store answers without a Date; look at COS_ENDPOINT") from None
+    now = http_date(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
+    if now is None:
+        raise StoreError("the object store answers without a Date; look at COS_ENDPOINT")
+    return now

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
+
+from connections.values import http_date, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,11 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """
     if value is None:
         return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return max(0.0, (at - now).total_seconds())
+    seconds = whole_number(value)
+    if seconds is not None:
+        return float(seconds)
+    at = http_date(value)
+    return None if at is None else max(0.0, at - now.timestamp())
 
 
 class Window:

@@ -99,8 +99,9 @@ class Reader:
             try:
                 return future.result(self._POLL_SECONDS)
             except FutureTimeout:
+                # It may have got done since, or this is its own error.
                 if future.done():
-                    raise
+                    return future.result()
         raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
