@@ -54,7 +54,7 @@ def spread(key: str) -> int:
     """A number of 64 bits that looks random, always the same for the same key.
 
     A cryptographic hash, since keys differ in patterns (by hour, by a counter in steps), and the
-    low bits of a mere checksum follow the pattern. It costs 1 microsecond a key.
+    low bits of a mere checksum follow the pattern. It costs a few microseconds a key.
     """
     name = key.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")

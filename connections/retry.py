@@ -28,6 +28,10 @@ class RetryPolicy:
     answer_seconds: float = 60.0
 
 
+LONGEST_SECONDS = 999_999_999
+"""A `Retry-After` that asks for more is cut to this, which no system call refuses."""
+
+
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """Seconds to wait by a `Retry-After` header (RFC 9110, 10.2.3), or None where it says nothing.
 
@@ -35,7 +39,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """
     if value is None:
         return None
-    seconds = whole_number(value)
+    seconds = whole_number(value, LONGEST_SECONDS)
     if seconds is not None:
         return float(seconds)
     at = http_date(value)

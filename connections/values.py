@@ -6,6 +6,9 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+LARGEST = 2**63 - 1
+_DIGITS = 19
+
 _TOO_ODD = (ValueError, OverflowError, TypeError, IndexError, OSError)
 """What the parsers of the standard library raise for texts that are no times."""
 
@@ -34,10 +37,13 @@ def iso_milliseconds(text: str) -> int | None:
         return None
 
 
-def whole_number(text: str | None, digits: int = 18) -> int | None:
-    """A number of at most so many decimal digits; None where it is none, or a longer one."""
-    found = re.fullmatch(rf"[0-9]{{1,{digits}}}", (text or "").strip())
-    return int(found[0]) if found else None
+def whole_number(text: str | None, most: int = LARGEST) -> int | None:
+    """A number in decimal digits, `most` where it is larger; None where it is none."""
+    found = re.fullmatch("0*([0-9]+)", (text or "").strip())
+    if not found:
+        return None
+    # A number of thousands of digits costs time, and Python refuses it.
+    return min(int(found[1][:_DIGITS]), most) if len(found[1]) <= _DIGITS else most
 
 
 def content_length(text: str | None) -> int | None:
