@@ -2,7 +2,7 @@
 
 STATE is small JSON under one key of the bucket. It is written only on a precondition (COS docs,
 "Conditional requests"), so that of two runs that change it at once exactly one succeeds, and the
-other one learns of it. docs/catch-up.md draws the states and argues why nothing is lost.
+other one learns of it. docs/modes.md draws the states and argues why nothing is lost.
 
 All times are whole seconds of the store's own clock, since the epoch.
 """

@@ -1,6 +1,6 @@
 """The fault lab: what goes wrong, one row each, and what a run makes of it.
 
-`python -m tests.faults` prints the table of the README.
+`python -m tests.faults` prints the table of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -381,7 +381,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-# --- the README's table --------------------------------------------------------------------------
+# --- the table of docs/reliability.md ------------------------------------------------------------
 
 
 OBJECTS = 4
@@ -419,7 +419,7 @@ def _hostile_cells(row: Hostile) -> tuple[str, ...]:
 
 
 def table() -> str:
-    """The table of the README, in Markdown."""
+    """The table of docs/reliability.md, in Markdown."""
     groups: Iterable[tuple[str, Iterable[tuple[str, ...]]]] = (
         ("**the log service**", map(_cells, LOG_SERVICE)),
         ("**the object store**", map(_cells, STORE)),

@@ -92,9 +92,9 @@ def test_a_hostile_object(either: Place, row: Hostile) -> None:
     assert_no_secret(either, result)
 
 
-def test_the_table_in_the_readme_is_this_one() -> None:
-    readme = (PROJECT / "README.md").read_text()
-    assert table() in readme, "print it with: python -m tests.faults"
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    page = (PROJECT / "docs" / "reliability.md").read_text()
+    assert f"\n\n{table()}\n" in page, "print it with: python -m tests.faults"
 
 
 def test_a_redirect_of_iam_takes_no_key_along(place: Place) -> None:
