@@ -12,8 +12,8 @@ RUN pip install --no-cache-dir --require-hashes -r requirements-build.txt \
     && pip install --no-cache-dir --require-hashes --no-build-isolation --use-pep517 -r requirements.txt \
     && pip uninstall --yes -r requirements-build.txt
 
-COPY flowlog.py lib.py logdna_synchronous.py state.py catchup.py decoder.py listing.py \
-    fetch.py wire.py cloud_logs.py ./
+# All that .dockerignore lets through.
+COPY . ./
 
 # The user below owns nothing, so all must be able to read what may come from a private checkout.
 # A run for one event is mostly start-up, so it must not compile anything.

@@ -14,13 +14,20 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flowlog
 import lib
-from listing import ObjectRef
-from logdna_synchronous import Added, Delivery, Line, Receipt, Source
+from bucket.errors import ObjectError, StoreError
+from bucket.listing import ObjectRef
+from bucket.store import Store
+from connections.stop import Stop
+from destinations.base import Added, Line, Receipt, Source
+from logdna_synchronous import Delivery
+from push.loop import OnProgress, Progress
+from run import settings as job_settings
+from run.report import start_logging
 
 
 class Unusable(Exception):
@@ -79,9 +86,9 @@ def reachable_from_desk(environ: Mapping[str, str]) -> dict[str, str]:
     return swapped
 
 
-def newest_key(settings: flowlog.Settings) -> str | None:
+def newest_key(settings: job_settings.Settings) -> str | None:
     """A flow log's key: the newest one on the first page of the listing."""
-    store = lib.Store(settings.endpoint, settings.credentials, settings.bucket)
+    store = Store(settings.endpoint, settings.credentials, settings.bucket)
     scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
     page = next(store.pages(settings.prefix), [])
     return max((ref for ref in page if scope.holds(ref.key)), default=ObjectRef(0, "")).key
@@ -93,7 +100,7 @@ def as_event(environ: Mapping[str, str], key: str) -> dict[str, str]:
     return {**environ, "CE_DATA": json.dumps(event)}
 
 
-def progress_bar() -> Callable[[lib.Progress], None] | None:
+def progress_bar() -> OnProgress | None:
     """A bar on a terminal, where tqdm is installed; else the job's own lines."""
     if not sys.stderr.isatty():
         return None
@@ -103,7 +110,7 @@ def progress_bar() -> Callable[[lib.Progress], None] | None:
         return None
     bar = tqdm(unit=" objects", dynamic_ncols=True)
 
-    def show(progress: lib.Progress) -> None:
+    def show(progress: Progress) -> None:
         bar.total = progress.total
         bar.update(progress.settled - bar.n)
         if progress.settled == progress.total:
@@ -137,8 +144,8 @@ def prepare(arguments: argparse.Namespace) -> dict[str, str]:
         return environ
     key = arguments.key
     if not key:
-        flowlog.start_logging(environ)
-        key = newest_key(flowlog.read_settings(environ))
+        start_logging(job_settings.log_level_of(environ), job_settings.secrets_of(environ))
+        key = newest_key(job_settings.read_settings(environ))
         if not key:
             raise Unusable("the bucket holds no flow log; look at COS_BUCKET and FLOWLOG_PREFIX")
         print(f"found {key}", file=sys.stderr)
@@ -148,14 +155,14 @@ def prepare(arguments: argparse.Namespace) -> dict[str, str]:
 def main() -> int:
     """Run the job; its exit code."""
     arguments = parse_arguments()
-    stop = lib.Stop()
+    stop = Stop()
     signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "signal", number))
     try:
         environ = prepare(arguments)
-    except (Unusable, flowlog.Unusable) as error:
+    except (Unusable, job_settings.Unusable) as error:
         print(error, file=sys.stderr)
         return flowlog.UNUSABLE
-    except (lib.StoreError, lib.ObjectError) as error:
+    except (StoreError, ObjectError) as error:
         print(error, file=sys.stderr)
         return flowlog.NOT_DELIVERED
     if not arguments.dry_run:

@@ -18,7 +18,9 @@ from typing import Any
 
 import lib
 from bench.server import Keys
-from fetch import Fetcher
+from bucket.fetch import Fetcher
+from bucket.store import Store, authorization, create_client
+from connections.iam import IAM
 from standins.flowlogs import flow_log_objects
 
 PROFILED_GETS = 20
@@ -63,8 +65,8 @@ def gets(how: str, count: str) -> dict[str, float]:
     One after another, on a connection and with a token that are there already.
     """
     endpoint, bucket = os.environ["COS_ENDPOINT"], os.environ["COS_BUCKET"]
-    iam = lib.IAM(os.environ["APIKEY"], os.environ["COS_CRN"], os.environ["IAM_ENDPOINT"])
-    pages = lib.Store(endpoint, iam, bucket).pages("")
+    iam = IAM(os.environ["APIKEY"], os.environ["COS_CRN"], os.environ["IAM_ENDPOINT"])
+    pages = Store(endpoint, iam, bucket).pages("")
     keys = [ref.key for page in pages for ref in page][: int(count)]
     get = _by_sdk(endpoint, iam, bucket) if how == "sdk" else _by_fetch(endpoint, iam, bucket)
     get(keys[0])
@@ -79,13 +81,13 @@ def gets(how: str, count: str) -> dict[str, float]:
     return {"cpu": cpu, "calls": calls / len(keys[:PROFILED_GETS]), "bytes": size}
 
 
-def _by_sdk(endpoint: str, iam: lib.IAM, bucket: str) -> Callable[[str], bytes]:
-    client = lib.create_client(endpoint, iam)
+def _by_sdk(endpoint: str, iam: IAM, bucket: str) -> Callable[[str], bytes]:
+    client = create_client(endpoint, iam)
     return lambda key: bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
-def _by_fetch(endpoint: str, iam: lib.IAM, bucket: str) -> Callable[[str], bytes]:
-    fetcher = Fetcher(endpoint, bucket, lib.authorization(endpoint, iam), 1, 60.0)
+def _by_fetch(endpoint: str, iam: IAM, bucket: str) -> Callable[[str], bytes]:
+    fetcher = Fetcher(endpoint, bucket, authorization(endpoint, iam), 1, 60.0)
     return lambda key: fetcher.get(key, 1 << 30).content
 
 

@@ -295,7 +295,7 @@ STORE = [
     Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary"),
     Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,)),
     Row("a body that does not match its ETag", wrong_etag(1), "summary"),
-    Row("an ETag that is no checksum", wrong_etag(5), "ETags are no checksums here"),
+    Row("an ETag that is not an MD5", wrong_etag(5), "ETags are not MD5 here"),
     Row("a token that expires in the middle of a run", expired, "summary"),
     Row("403 on one object", one_object(s3_error(403, "AccessDenied")), "403 AccessDenied", 1,
         (0,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +31,14 @@ SECRETS = {
 }
 ACCESS_KEY_ID = "hmac-access-key-id"
 PREFIX = "ibm_vpc_flowlogs_v1/"
+
+
+def settings_read() -> set[str]:
+    """The names of all variables that the job reads, as its code spells them."""
+    files = [PROJECT / "logdna_synchronous.py", *(PROJECT / "run").glob("*.py")]
+    files += (PROJECT / "destinations").glob("*.py")
+    text = "".join(file.read_text() for file in files)
+    return set(re.findall(r'(?:env|self|environ)\.\w+\(\s*"([A-Z_]{3,})"', text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import flowlog
+from run import settings as job
 from standins.ibmcloud import authorization, mutates
 from test_flowlog_to_logdna import Unusable, read_ini
 from tests.desk import (
@@ -31,7 +31,7 @@ from tests.desk import (
     Done,
     deployed_things,
 )
-from tests.harness import PROJECT, SECRETS
+from tests.harness import PROJECT, SECRETS, settings_read
 
 # --- up ------------------------------------------------------------------------------------------
 
@@ -1253,20 +1253,19 @@ def test_a_number_that_the_job_refuses_is_refused_before(
     for value in values.split():
         desk.env[name] = value
         try:
-            flowlog.read_settings(environ | {name: value})
+            job.read_settings(environ | {name: value})
             expected = 0
-        except flowlog.Unusable:
+        except job.Unusable:
             expected = 2
         assert desk.run("up", "--dry-run").code == expected, value
 
 
 def test_the_script_knows_every_setting_of_the_job() -> None:
-    text = Path(flowlog.__file__).read_text()
-    names = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', text)) | {"LOG"}
+    names = settings_read()
     names -= {"CE_DATA", "CE_TYPE", "JOB_INDEX", "JOB_ARRAY_SIZE", "JOB_INDEX_RETRY_COUNT"}
     lists = re.findall(r"^(?:SECRETS|SETTINGS)=\((.*?)\)", SCRIPT.read_text(), re.M | re.S)
     assert set(" ".join(lists).split()) == names
-    assert set(flowlog._SECRETS) <= set(lists[0].split())
+    assert set(job._SECRETS) <= set(lists[0].split())
 
 
 # --- the command line ----------------------------------------------------------------------------

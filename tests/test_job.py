@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import flowlog
-import lib
+from bucket.store import CONCURRENCY
+from run.report import VERSION
 from standins.faults import Answer
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
@@ -87,7 +88,7 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "failed_total": 0,
         "skipped": 0,
         "seconds": result.summary["seconds"],
-        "version": flowlog.VERSION,
+        "version": VERSION,
     }
     assert list(result.summary)[-1] == "version"
     assert "HEAD" not in place.store.operations()
@@ -224,7 +225,7 @@ def test_many_requests_share_few_connections(place: Place) -> None:
     assert place.run().code == 0
     assert place.received() == expected
     assert len(place.ingestion.requests) > 4
-    assert place.ingestion.connections <= lib.CONCURRENCY // flowlog.READS_PER_REQUEST
+    assert place.ingestion.connections <= CONCURRENCY // flowlog.READS_PER_REQUEST
     assert all(len(gzip.decompress(r.body)) < 10_000_000 for r in place.ingestion.requests)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from decoder import FlowLog, Unreadable, decode, unpack
+from bucket.listing import ObjectRef
+from destinations.base import Line, Source
 from lib import Shard, lines, milliseconds, source_of
-from listing import ObjectRef
-from logdna_synchronous import Line, LogDNA, Source
+from logdna_synchronous import LogDNA
+from push.decoder import FlowLog, Unreadable, decode, unpack
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real-2020-06-04.gz"
 NOW = 1_795_500_000_000

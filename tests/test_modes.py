@@ -223,9 +223,9 @@ def test_no_permission_to_write_state_is_said_before_anything_is_sent(
 # --- catch-up ------------------------------------------------------------------------------------
 
 QUICK = (
-    "import catchup, state, flowlog;"
-    "catchup.CHECKPOINT_SECONDS = {checkpoint};"
-    "state.SETTLING_SECONDS = catchup.SETTLING_SECONDS = {settling};"
+    "import flowlog; from bucket import state; from push import worker;"
+    "worker.CHECKPOINT_SECONDS = {checkpoint};"
+    "state.SETTLING_SECONDS = worker.SETTLING_SECONDS = {settling};"
     "flowlog.main()"
 )
 """The job itself, with shorter times than one would wait for in a test."""

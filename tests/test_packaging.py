@@ -13,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ import hcl2
 import pytest
 import yaml
 
-import flowlog
+from run.report import VERSION
+from run.settings import read_settings
 from standins.flowlogs import flow_log_objects
-from tests.harness import PROJECT, Result, event, services
+from tests.harness import PROJECT, Result, event, services, settings_read
 
 TOOLS = Path(sys.executable).parent
 TERRAFORM = PROJECT / "deploy" / "terraform"
@@ -76,12 +76,18 @@ def read_dockerfile(text: str) -> list[Step]:
     return [Step(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
-def sent_to_builder(ignore: str) -> list[str]:
-    """The files that .dockerignore lets through: all but `*` is ignored, `!NAME` comes back."""
+def sent_to_builder(ignore: str) -> list[Path]:
+    """The files that .dockerignore lets through, relative to the project.
+
+    All but `*` is ignored, `!NAME` brings a file or a folder back, `**/NAME` ignores it anywhere.
+    """
     lines = [line for line in ignore.splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "*" and all(line.startswith("!") for line in lines[1:])
-    wanted = [line.removeprefix("!") for line in lines[1:]]
-    return [path.name for path in PROJECT.iterdir() if any(fnmatch(path.name, w) for w in wanted)]
+    assert lines[0] == "*" and all(line.startswith(("!", "**/")) for line in lines[1:])
+    wanted = [line[1:] for line in lines if line.startswith("!")]
+    unwanted = {line.removeprefix("**/") for line in lines if line.startswith("**/")}
+    files = [file for name in wanted for file in (PROJECT / name, *(PROJECT / name).rglob("*"))]
+    sent = [file.relative_to(PROJECT) for file in files if file.is_file()]
+    return [file for file in sent if unwanted.isdisjoint(file.parts)]
 
 
 @dataclass(slots=True)
@@ -113,7 +119,12 @@ class Image:
             case "COPY":
                 *sources, target = step.words
                 for source in sources:
-                    shutil.copy(self.context / source, self.workdir / target)
+                    if (self.context / source).is_dir():
+                        shutil.copytree(
+                            self.context / source, self.workdir / target, dirs_exist_ok=True
+                        )
+                    else:
+                        shutil.copy(self.context / source, self.workdir / target)
             case "RUN":
                 self.shell(step.text)
             case "USER":
@@ -182,6 +193,7 @@ def image() -> Iterator[Image]:
         image = Image(folder / "root", folder / "context", folder / "root")
         image.context.mkdir()
         for file in sent_to_builder((PROJECT / ".dockerignore").read_text()):
+            (image.context / file).parent.mkdir(exist_ok=True)
             shutil.copy(PROJECT / file, image.context / file)
             # As in a checkout of someone who keeps their files from others.
             (image.context / file).chmod(0o600)
@@ -203,7 +215,7 @@ def test_the_image_pushes_as_any_user(image: Image, uid: int) -> None:
         result = image.run(place.environ, uid)
         assert result.code == 0, result.log
         assert place.received() == expected
-        assert result.summary["version"] == flowlog.VERSION
+        assert result.summary["version"] == VERSION
         late = next(iter(flow_log_objects(1, 4, seed=9)))
         expected += place.put(late)
         assert image.run({**place.environ, "CE_DATA": event(late.key)}, uid).code == 0
@@ -212,11 +224,12 @@ def test_the_image_pushes_as_any_user(image: Image, uid: int) -> None:
 
 
 def test_the_image_holds_the_job_and_nothing_else(image: Image) -> None:
-    names = {path.name for path in image.workdir.iterdir()} - {"__pycache__"}
-    assert names == set(sent_to_builder((PROJECT / ".dockerignore").read_text()))
-    assert not any(name.startswith("test") for name in names)
-    compiled = {path.name.split(".")[0] for path in (image.workdir / "__pycache__").iterdir()}
-    assert compiled == {name.removesuffix(".py") for name in names if name.endswith(".py")}
+    files = {path.relative_to(image.workdir) for path in image.workdir.rglob("*.*")}
+    compiled = {file for file in files if "__pycache__" in file.parts}
+    assert files - compiled == set(sent_to_builder((PROJECT / ".dockerignore").read_text()))
+    assert not any(file.name.startswith("test") for file in files)
+    modules = {file.with_suffix("") for file in files - compiled if file.suffix == ".py"}
+    assert modules == {file.parent.parent / file.name.split(".")[0] for file in compiled}
 
 
 def test_hadolint() -> None:
@@ -270,7 +283,7 @@ def test_the_tag_check_finds_the_version() -> None:
         for step in jobs_of(PROJECT / ".github" / "workflows" / "publish.yml")["image"]["steps"]
         if "GITHUB_REF_NAME" in step.get("run", "")
     )
-    for tag, code in ((f"v{flowlog.VERSION}", 0), ("v0.0.1", 1), ("v", 1)):
+    for tag, code in ((f"v{VERSION}", 0), ("v0.0.1", 1), ("v", 1)):
         environ = {**os.environ, "GITHUB_REF_NAME": tag}
         assert subprocess.run(["bash", "-c", check], cwd=PROJECT, env=environ).returncode == code
 
@@ -318,7 +331,7 @@ def test_every_variable_is_used_and_described() -> None:
 
 
 def test_terraform_sets_only_what_the_job_reads() -> None:
-    known = set(re.findall(r'"([A-Z_]{3,})"', Path(flowlog.__file__).read_text()))
+    known = settings_read()
     text = re.sub(r"(?m)#.*$", "", module_text())
     names = set(re.findall(r"^\s+([A-Z][A-Z_]{2,})\s+=", text, re.M))
     lists = re.findall(r"contains\(\[([^\]]*)\], name\)", text, re.S)
@@ -391,7 +404,7 @@ def test_the_settings_of_the_module(
     found = json.loads(done.stdout)
     assert (found["secrets"], found["role"]) == (secrets, role)
     environ = {**found["settings"], **dict.fromkeys(secrets, "canary")}
-    assert flowlog.read_settings(environ).endpoint.startswith("https://s3.direct.us-south.")
+    assert read_settings(environ).endpoint.startswith("https://s3.direct.us-south.")
 
 
 # --- the changelog -------------------------------------------------------------------------------
@@ -400,5 +413,5 @@ def test_the_settings_of_the_module(
 def test_the_changelog_names_the_version() -> None:
     text = (PROJECT / "CHANGELOG.md").read_text()
     releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", text, re.M)
-    assert releases[0][0] == flowlog.VERSION
+    assert releases[0][0] == VERSION
     assert releases == sorted(releases, key=lambda each: each[1], reverse=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import flowlog
 import test_flowlog_to_logdna as tester
+from run.settings import DESTINATIONS, read_settings
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from tests.canary import assert_no_secret
 from tests.harness import BUCKET, PROJECT, Place, Result, lines_of
@@ -168,7 +168,7 @@ def test_endpoints_that_a_desk_can_not_reach_are_swapped(
     assert tester.reachable_from_desk(outside) == outside
 
 
-@pytest.mark.parametrize("destination", flowlog.DESTINATIONS)
+@pytest.mark.parametrize("destination", DESTINATIONS)
 def test_the_example_needs_nothing_but_keys(destination: str) -> None:
     """Uncommenting what belongs to a destination is all there is to do; every name is known."""
     ini = configparser.ConfigParser(interpolation=None)
@@ -181,4 +181,4 @@ def test_the_example_needs_nothing_but_keys(destination: str) -> None:
         environ |= {name.upper(): value for name, value in ini["env"].items()}
         environ = {name: value for name, value in environ.items() if "LOGDNA" not in name}
         environ["LOG_DESTINATION"] = destination
-    assert flowlog.read_settings(environ)
+    assert read_settings(environ)

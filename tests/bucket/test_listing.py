@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from fetch import quoted
-from listing import Failures, Listing, ObjectRef, read_page, url_decoded
+from bucket.fetch import quoted
+from bucket.listing import Listing, ObjectRef, read_page, url_decoded
+from push.ledger import Failures
 
 keys = st.text(max_size=30) | st.text("ab/%=25", max_size=40)
 PAGE = (

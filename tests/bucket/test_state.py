@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from listing import ObjectRef
-from state import (
+from bucket.listing import ObjectRef
+from bucket.state import (
     LEASE_SECONDS,
     SETTLING_SECONDS,
     CatchUp,

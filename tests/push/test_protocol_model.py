@@ -22,11 +22,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-import catchup
 import lib
-import state
-from listing import ObjectRef
-from state import LEASE_SECONDS, SETTLING_SECONDS, PreconditionFailed, Snapshot
+from bucket import state
+from bucket.errors import StoreError
+from bucket.listing import ObjectRef
+from bucket.state import LEASE_SECONDS, SETTLING_SECONDS, PreconditionFailed, Snapshot
+from push import worker
+from push.ledger import Settled, Tally
+from push.loop import PushEnded
 from tests.lockstep import Run
 
 STATE = "STATE"
@@ -99,7 +102,7 @@ class World:
 
 
 class Bucket:
-    """The bucket as one run sees it: `lib.Store` and `state.StateStore`, request by request."""
+    """The bucket as one run sees it, request by request: `Store` and `StateStore`."""
 
     bucket = "model"
 
@@ -146,7 +149,7 @@ class Bucket:
 
 
 class Reader:
-    """`lib.Reader` without threads."""
+    """`push.reader.Reader` without threads."""
 
     def __init__(self, world: World, run: Run) -> None:
         self.store = Bucket(world, run)
@@ -165,7 +168,7 @@ class ModelJob(lib.Job):
     """`lib.Job` whose pushes are recorded; acknowledgements lag behind by `lag` objects."""
 
     def __init__(self, world: World, run: Run, lag: int) -> None:
-        self.tally = lib.Tally()
+        self.tally = Tally()
         self.scope = SCOPE
         self._reader: Any = Reader(world, run)
         self.state = state.StateObject(self._reader.store, STATE)
@@ -175,40 +178,43 @@ class ModelJob(lib.Job):
         self._own_pushes: set[str] = set()
         self._floor: list[Any] | None = None
 
-    def push(self, refs: Sequence[ObjectRef], follow: Any = None) -> bool:
-        waiting: list[lib.Settled] = []
-        because = None
-        if follow:
+    def push(self, refs: Sequence[ObjectRef], on_settled: Any = None) -> None:
+        waiting: list[Settled] = []
+        if on_settled:
             # A worker never pushes what lies behind the mark that it started from.
             self._floor = self._floor or self._world.states[-1]["mark"] or [0, ""]
             assert all([ref.last_modified, ref.key] > self._floor for ref in refs)
-        for ref in refs:
-            waiting.append(self._run.request(lambda ref=ref: self._deliver(ref, follow is None)))
-            ready = waiting[: len(waiting) - self._lag]
-            del waiting[: len(ready)]
-            because = self._settle_all(ready, follow)
-            if because:
-                break
-        return (self._settle_all(waiting, follow) or because) is None
+        try:
+            for ref in refs:
+                waiting.append(self._run.request(lambda r=ref: self._deliver(r, not on_settled)))
+                ready = waiting[: len(waiting) - self._lag]
+                del waiting[: len(ready)]
+                self._settle_all(ready, on_settled)
+        except PushEnded:
+            self._settle_all(waiting, None)
+            raise
+        self._settle_all(waiting, on_settled)
 
-    def _deliver(self, ref: ObjectRef, by_event: bool) -> lib.Settled:
+    def _deliver(self, ref: ObjectRef, by_event: bool) -> Settled:
         if self._world.refuse_next_push:
             self._world.refuse_next_push = False
-            return lib.Settled(ref, 1, "no answer", permanent=False)
+            return Settled(ref, 1, "no answer", permanent=False)
         assert ref.key not in self._own_pushes, "one run never sends an object twice"
         self._own_pushes.add(ref.key)
         self._world.pushes[ref.key] += 1
         if by_event:
             self._world.event_pushes.add(ref.key)
-        return lib.Settled(ref, 1)
+        return Settled(ref, 1)
 
-    def _settle_all(self, settled: list[lib.Settled], follow: Any) -> str | None:
+    def _settle_all(self, settled: list[Settled], on_settled: Any) -> None:
         for entry in settled:
-            self.tally.book(entry)
-        failed = any(entry.error for entry in settled)
-        return (follow(list(settled)) if follow else None) or ("failed" if failed else None)
+            self.tally.record(entry)
+        if on_settled:
+            on_settled(list(settled))
+        if any(entry.error for entry in settled):
+            raise PushEnded("failed")
 
-    def send_now(self) -> None:
+    def send_pending(self) -> None:
         self._lag = 0
 
 
@@ -225,8 +231,8 @@ class Protocol(RuleBasedStateMachine):
         self.delivered: list[Upload] = []
         self.again: Counter[str] = Counter()
         self.disturbed = False
-        self.real_time, catchup.time = (
-            catchup.time,
+        self.real_time, worker.time = (
+            worker.time,
             SimpleNamespace(monotonic=lambda: self.world.clock),
         )  # type: ignore[assignment]
 
@@ -308,7 +314,7 @@ class Protocol(RuleBasedStateMachine):
             job = ModelJob(self.world, run, lag)
             type(self).mode(job, event)
             if job.tally.failed_total:
-                raise lib.StoreError("exit 1")
+                raise StoreError("exit 1")
 
         self.runs.append((Run(f"run for {key}", body), key))
 
@@ -316,7 +322,7 @@ class Protocol(RuleBasedStateMachine):
         """Runs that ended badly are started again by Code Engine."""
         for run, key in [entry for entry in self.runs if not entry[0].alive]:
             self.runs.remove((run, key))
-            if run.error and not isinstance(run.error, lib.StoreError | state.StateError):
+            if run.error and not isinstance(run.error, StoreError | state.StateError):
                 raise run.error
             if (run.crashed or run.error) and key is not None:
                 self.pending.append(self.world.uploads[key])
@@ -346,7 +352,7 @@ class Protocol(RuleBasedStateMachine):
             for run, _ in self.runs:
                 if run.alive:
                     run.step(crash_before=True)
-            catchup.time = self.real_time
+            worker.time = self.real_time
 
     def settle(self) -> None:
         """Let everything that is still to come have come."""

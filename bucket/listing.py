@@ -1,10 +1,4 @@
-"""Reads the pages of a listing, and holds a million keys in order in little memory.
-
-Flow-log keys have about 650 bytes, of which neighbours in a listing share all but a few. So a key
-is kept as the number of bytes it shares with the one before it, and the rest ("front coding", as in
-the indexes of databases); every sixteenth one counts from the first of its thousand instead, so
-that any key is found by reading a few. A million real keys take some 60 MiB that way.
-"""
+"""Reads the pages of a listing, and puts the objects in order, oldest first."""
 
 from __future__ import annotations
 
@@ -16,7 +10,7 @@ from typing import overload
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-_ANCHOR_EVERY, _RESTART_EVERY = 1024, 16
+from bucket.keys import Keys
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,7 +45,7 @@ def read_page(content: bytes) -> Page:
         raise ValueError(f"the answer is a {_name(root)}")
     fields = {_name(child): child.text or "" for child in root if _name(child) != "Contents"}
     encoded = fields.get("EncodingType") == "url"
-    refs = [_ref(child, encoded) for child in root if _name(child) == "Contents"]
+    refs = [_read_contents(child, encoded) for child in root if _name(child) == "Contents"]
     more = fields.get("NextContinuationToken")
     # A store that leaves it out must not end the listing where it says how to go on.
     truncated = fields.get("IsTruncated", "true" if more else "").lower() == "true"
@@ -64,7 +58,7 @@ def _name(element: ElementTree.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def _ref(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
+def _read_contents(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
     fields = {_name(child): child.text or "" for child in contents}
     try:
         key, written, size = fields["Key"], fields["LastModified"], fields["Size"]
@@ -86,87 +80,6 @@ def url_decoded(text: str) -> str:
     if "+" not in plain and plain.count("%") == plain.count("%25"):
         return plain.replace("%25", "%")
     return unquote_plus(text)
-
-
-class Keys:
-    """Keys in the order in which they came, by number."""
-
-    def __init__(self) -> None:
-        self.ascending = True
-        self._anchors: list[bytes] = []
-        self._rests = bytearray()
-        self._shared = array("H")
-        self._begins = array("Q")
-        """Where in `_rests` every sixteenth key begins."""
-        self._lengths = array("H")
-        self._last = b""
-
-    def __len__(self) -> int:
-        return len(self._shared)
-
-    def append(self, key: str) -> None:
-        """One more key."""
-        name = key.encode("utf-8", "surrogatepass")
-        number = len(self)
-        self.ascending = self.ascending and (number == 0 or self._last < name)
-        if number % _ANCHOR_EVERY == 0:
-            self._anchors.append(name)
-        if number % _RESTART_EVERY == 0:
-            self._begins.append(len(self._rests))
-            shared = _shared(self._anchors[-1], name)
-        else:
-            shared = _shared(self._last, name)
-        self._shared.append(shared)
-        self._lengths.append(len(name) - shared)
-        self._rests += name[shared:]
-        self._last = name
-
-    def __getitem__(self, number: int) -> str:
-        """The key that came as the `number`-th, from 0 on."""
-        first = number - number % _RESTART_EVERY
-        at = self._begins[first // _RESTART_EVERY]
-        name = self._anchors[number // _ANCHOR_EVERY]
-        for one in range(first, number + 1):
-            end = at + self._lengths[one]
-            name = name[: self._shared[one]] + self._rests[at:end]
-            at = end
-        return bytes(name).decode("utf-8", "surrogatepass")
-
-
-def _shared(one: bytes, other: bytes) -> int:
-    """How many bytes both have in common at their beginning."""
-    size = min(len(one), len(other))
-    # As numbers: the first bit that differs, without a loop over bytes.
-    differing = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
-    return size - (differing.bit_length() + 7) // 8
-
-
-class Failures:
-    """Keys and why each of them failed, in the order in which they came, in little memory.
-
-    Reasons are mostly the same few; when they are not, later ones are cut to their kind.
-    """
-
-    _DIFFERENT_REASONS = 10_000
-
-    def __init__(self) -> None:
-        self._keys = Keys()
-        self._reasons = array("L")
-        self._numbers: dict[str, int] = {}
-
-    def append(self, key: str, reason: str) -> None:
-        """One more failure."""
-        if len(self._numbers) >= self._DIFFERENT_REASONS:
-            reason = reason.partition(":")[0]
-        self._keys.append(key)
-        self._reasons.append(self._numbers.setdefault(reason, len(self._numbers)))
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        texts = list(self._numbers)
-        return ((self._keys[i], texts[number]) for i, number in enumerate(self._reasons))
 
 
 class Listing(Sequence[ObjectRef]):

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-import flowlog
-from cloud_logs import CloudLogs
-from logdna_synchronous import Added, Delivery, Line, Source
+from destinations.base import Added, Line, Source
+from destinations.cloud_logs import CloudLogs
+from logdna_synchronous import Delivery
+from run.settings import read_settings
 from standins.cloud_logs import LINE_LIMIT_BYTES
 from standins.cloud_logs import CloudLogs as Service
 from standins.faults import Answer
 from standins.flowlogs import flow_log_objects
 from tests.harness import BUCKET, PREFIX, SECRETS, Place, event, lines_of, services
+from tests.run.test_settings import HMAC_WAY, IAM_WAY, faults
 from tests.test_modes import put_in_order, run_worker
-from tests.test_settings import HMAC_WAY, IAM_WAY, faults
 
 NOW = 1_795_500_000_000
 HOUR = 60 * 60 * 1000
@@ -47,7 +48,7 @@ def element(line: Line, source: Source | None = None, **settings: str) -> dict[s
 
 
 def test_what_must_be_set() -> None:
-    destination = flowlog.read_settings(SETTINGS).destination
+    destination = read_settings(SETTINGS).destination
     assert isinstance(destination, CloudLogs)
     assert destination.url == "https://guid.ingress.us-south.logs.cloud.ibm.com"
     assert (destination.application, destination.subsystem) == ("vpc-flow-logs", "")
@@ -64,7 +65,7 @@ def test_hmac_for_the_bucket_still_needs_the_api_key_for_the_token() -> None:
     hmac = {name: value for name, value in HMAC_WAY.items() if not name.startswith("LOGDNA")}
     cloud = {name: SETTINGS[name] for name in ("LOG_DESTINATION", "CLOUD_LOGS_ENDPOINT")}
     assert faults({**hmac, **cloud}) == "APIKEY is not set"
-    flowlog.read_settings({**hmac, **cloud, "APIKEY": "k"})
+    read_settings({**hmac, **cloud, "APIKEY": "k"})
 
 
 # --- elements ------------------------------------------------------------------------------------

@@ -14,23 +14,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from logdna_synchronous import (
-    Batch,
-    Delivery,
+from connections.retry import RetryPolicy, Window, retry_after_seconds
+from destinations.base import (
     KeyRejected,
     Line,
     LineTooLong,
-    LogDNA,
-    Packer,
     Receipt,
-    RetryPolicy,
     ServiceUnavailable,
     Source,
     Verdict,
-    Window,
-    retry_after_seconds,
     verdict,
 )
+from destinations.batch import Batch, Packer
+from logdna_synchronous import Delivery, LogDNA
 from standins.faults import Answer, Reset
 from standins.http import HTTPRequest
 from standins.ingestion import Ingestion

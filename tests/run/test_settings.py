@@ -6,9 +6,13 @@ import json
 
 import pytest
 
-import flowlog
 import lib
-from flowlog import Unusable, parse_event, parse_url, read_settings
+from bucket.store import HMAC
+from connections.iam import IAM
+from run.environment import parse_url
+from run.event import parse_event
+from run.report import SafeFormatter
+from run.settings import Unusable, read_settings
 
 IAM_WAY = {
     "COS_BUCKET": "flow-logs",
@@ -38,7 +42,7 @@ def faults(environ: dict[str, str]) -> str:
 def test_what_existing_deployments_set_is_enough() -> None:
     settings = read_settings({**IAM_WAY, "KEY_FIRST_LOGGED": "first", "LOG": "debug"})
     assert settings.endpoint == "https://s3.us-south.cloud-object-storage.appdomain.cloud"
-    assert settings.credentials == lib.IAM(
+    assert settings.credentials == IAM(
         "the-api-key", IAM_WAY["COS_CRN"], "https://iam.cloud.ibm.com"
     )
     assert settings.destination.url == "https://logs.us-south.logging.cloud.ibm.com"
@@ -92,7 +96,7 @@ def test_an_array_needs_an_index() -> None:
 
 
 def test_hmac_stands_in_for_api_key_and_crn() -> None:
-    assert read_settings(HMAC_WAY).credentials == lib.HMAC("access", "the-hmac-secret")
+    assert read_settings(HMAC_WAY).credentials == HMAC("access", "the-hmac-secret")
 
 
 @pytest.mark.parametrize("end", ["", "/", "/logs/ingest", "/logs/ingest/"])
@@ -301,7 +305,7 @@ def test_the_log_can_not_be_forged_by_a_key(caplog: pytest.LogCaptureFixture) ->
     import logging
 
     record = logging.makeLogRecord({"msg": "%s", "args": ("a\nsummary {}\x1b[2J\u2028é\ud800",)})
-    text = flowlog.SafeFormatter([]).format(record)
+    text = SafeFormatter([]).format(record)
     assert text.isprintable()
     assert r"a\nsummary {}\x1b[2J\u2028é\ud800" in text
 
@@ -317,6 +321,6 @@ def test_the_log_hides_secrets_whoever_logged_them() -> None:
         base64.b64encode(secret.encode()).decode(),
     ):
         record = logging.makeLogRecord({"msg": f"auth {form}!"})
-        text = flowlog.SafeFormatter([secret, ""]).format(record)
+        text = SafeFormatter([secret, ""]).format(record)
         assert form.rstrip("=") not in text
         assert "***" in text

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import orjson
 import requests
 from requests.auth import AuthBase
 
-from logdna_synchronous import Destination, KeyRejected, Line, LongLine, Source
+from connections.iam import TokenError, Tokens
+from destinations.base import Destination, KeyRejected, Line, LongLine, Source, Variables
 
-if TYPE_CHECKING:
-    from fetch import Tokens
+APPLICATION = "vpc-flow-logs"
 
 INFO, WARNING = 3, 4
 
@@ -33,10 +32,21 @@ class CloudLogs(Destination):
     """
 
     url: str
-    tokens: Callable[[], Tokens] = field(repr=False)
-    """Asked when the first request goes out: a run that sends nothing needs no token."""
+    tokens: Tokens = field(repr=False)
     application: str
     subsystem: str = ""
+
+    @classmethod
+    def read(cls, env: Variables) -> CloudLogs:
+        """Where CLOUD_LOGS_ENDPOINT says, with tokens of the job's credentials."""
+        url = env.url("CLOUD_LOGS_ENDPOINT").removesuffix("/logs/v1/singles")
+        env.required("CLOUD_LOGS_ENDPOINT")
+        return cls(
+            url,
+            env.tokens(),
+            env.parsed("CLOUD_LOGS_APPLICATION", _parse_label, APPLICATION),
+            env.parsed("CLOUD_LOGS_SUBSYSTEM", _parse_label, ""),
+        )
 
     name = "IBM Cloud Logs"
     endpoint_setting = "CLOUD_LOGS_ENDPOINT"
@@ -81,10 +91,8 @@ class CloudLogs(Destination):
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
         """Post one body with a valid token. Raises KeyRejected where there is none."""
-        from fetch import TokenError
-
         try:
-            token = self.tokens().get_token()
+            token = self.tokens.get_token()
         except TokenError as error:
             raise KeyRejected(str(error)) from None
         return session.post(
@@ -99,10 +107,16 @@ class CloudLogs(Destination):
             allow_redirects=False,
         )
 
-    def renewed(self, rejected: requests.Response) -> bool:
-        """Whether the rejected token had expired, and the next request bears a new one."""
+    def replaced_credentials(self, rejected: requests.Response) -> bool:
+        """Whether the next request has another token than the rejected one."""
         header = rejected.request.headers["Authorization"]
-        return self.tokens().renew(str(header).removeprefix("Bearer "))
+        return self.tokens.replace(str(header).removeprefix("Bearer "))
+
+
+def _parse_label(text: str) -> str:
+    if len(text) > 100 or not text.isprintable():
+        raise ValueError("is not a name of at most 100 printable characters")
+    return text
 
 
 class _Bearer(AuthBase):

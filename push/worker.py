@@ -1,6 +1,6 @@
 """The worker of catch-up mode: pushes everything, pass after pass, then closes.
 
-docs/catch-up.md draws the states and argues why nothing is lost and what can be sent twice.
+docs/modes.md draws the states and argues why nothing is lost and what can be sent twice.
 """
 
 from __future__ import annotations
@@ -11,33 +11,51 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from state import (
+from bucket.listing import ObjectRef
+from bucket.state import (
     NAMED_FAILURES,
     SETTLING_SECONDS,
     CatchUp,
     Replaced,
     Snapshot,
     StateError,
+    StateObject,
     Status,
     cutoff,
     has_settled,
     read_catch_up,
 )
+from push.ledger import Settled
+from push.loop import OnSettled, PushEnded
 
-if TYPE_CHECKING:
-    from lib import Job, Settled
-    from listing import ObjectRef
-
-log = logging.getLogger("flowlog.catchup")
+log = logging.getLogger("flowlog.worker")
 
 CHECKPOINT_SECONDS = 30.0
 """STATE is written at most this often while objects are pushed: a checkpoint and sign of life."""
 
 
-class _LetGo(Exception):
-    """The push ended early; the next run is to go on from here."""
+class Job(Protocol):
+    """What the worker needs of its run."""
+
+    @property
+    def state(self) -> StateObject:
+        """STATE."""
+
+    def listed(
+        self, wanted: Callable[[ObjectRef], bool], after_page: Callable[[], None]
+    ) -> Sequence[ObjectRef]:
+        """The wanted objects, oldest first; calls `after_page` after each page of the listing."""
+
+    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled) -> None:
+        """Push the objects in their order. Raises PushEnded."""
+
+    def send_pending(self) -> None:
+        """Send pending lines, so that their objects can settle, without waiting for an answer."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises Stopped."""
 
 
 class Worker:
@@ -48,7 +66,6 @@ class Worker:
         self._state = state
         self._etag = etag
         self._written = time.monotonic()
-        self._held: str | None = None
 
     @classmethod
     def start(cls, job: Job) -> Worker | None:
@@ -73,7 +90,7 @@ class Worker:
     def run(self) -> None:
         """Work until the catch-up is finished, or this run can't go on.
 
-        Then STATE is let go, so that the next run goes on at once. Raises StateError, StoreError.
+        Then it releases STATE, so that the next run goes on at once. Raises StateError, StoreError.
         """
         log.info("worker %s: %s", self._state.worker, self._state.status.value)
         try:
@@ -85,10 +102,10 @@ class Worker:
             log.info("the catch-up is finished; from now on events push their objects")
         except Replaced as replaced:
             self._say_replaced(replaced)
-        except _LetGo:
-            self._let_go()
+        except PushEnded:
+            self._release()
         except Exception:
-            self._let_go()
+            self._release()
             raise
 
     def _passes(self) -> None:
@@ -100,7 +117,7 @@ class Worker:
         before = None
         while True:
             # The clock is read before the listing, so what has settled by then is all in it.
-            found = self._pass(functools.partial(_settled_by, self._clock()))
+            found = self._pass(functools.partial(_settled_by, self._store_clock()))
             if found == 0 or (before is not None and 2 * found > before):
                 return
             before = found
@@ -114,7 +131,7 @@ class Worker:
         """Push what is left up to the cutoff, once all of it is visible."""
         last = self._state.cutoff
         assert last is not None, "closing fixes the cutoff"
-        while not has_settled(last, now := self._clock()):
+        while not has_settled(last, now := self._store_clock()):
             self._job.pause(last + SETTLING_SECONDS + 1 - now)
         self._pass(lambda ref: ref.last_modified <= last)
 
@@ -124,18 +141,19 @@ class Worker:
             lambda ref: wanted(ref) and not self._state.has_passed(ref), self._checkpoint
         )
         log.info("%s: this pass finds %d objects", self._state.status.value, len(refs))
-        if not self._job.push(refs, self._follow):
-            raise _LetGo
+        self._job.push(refs, self._move_mark)
         return len(refs)
 
-    def _follow(self, settled: Sequence[Settled]) -> str | None:
-        """Move the mark; end the push at an object that another try might deliver."""
+    def _move_mark(self, settled: Sequence[Settled]) -> None:
+        """Move the mark past these objects.
+
+        Raises PushEnded at one that another try might deliver: the next run begins with it.
+        """
         for entry in settled:
-            if self._held:
-                break
             if entry.error is not None and not entry.permanent:
-                self._held = f"the catch-up goes on from here in its next run: {entry.error}"
-                break
+                raise PushEnded(
+                    f"the next run of the catch-up continues at this object: {entry.error}"
+                )
             failed = self._state.failed
             if entry.error is not None and len(failed) < NAMED_FAILURES:
                 failed = (*failed, entry.ref.key)
@@ -146,12 +164,11 @@ class Worker:
                 failed=failed,
             )
         self._checkpoint()
-        return self._held
 
     def _checkpoint(self) -> None:
-        """Write STATE if it is time, and see to it that the next one has something to tell."""
+        """Write STATE if it is time; sends pending lines, so that the next one moves the mark."""
         if time.monotonic() - self._written >= CHECKPOINT_SECONDS:
-            self._job.send_now()
+            self._job.send_pending()
             self._save()
 
     def _save(self, **changes: Any) -> None:
@@ -169,11 +186,11 @@ class Worker:
             )
         return snapshot
 
-    def _clock(self) -> int:
+    def _store_clock(self) -> int:
         """The store's clock. Raises Replaced."""
         return self._own_snapshot().date
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         try:
             self._save(worker=None)
             log.warning("the catch-up is not finished; the next run goes on from its checkpoint")

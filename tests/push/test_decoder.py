@@ -14,10 +14,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-import decoder
-from decoder import FlowLog, Unreadable, decode
-from flowlog import parse_event
 from lib import Event, lines
+from push import decoder
+from push.decoder import FlowLog, Unreadable, decode
+from run.event import parse_event
 from tests.faults import bomb
 from tests.harness import BUCKET, PREFIX, PROJECT, Place, event
 

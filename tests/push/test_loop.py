@@ -8,15 +8,20 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 import lib
-from listing import ObjectRef
-from logdna_synchronous import Added, DeliveryError, Line, Receipt, Source
+from bucket.listing import ObjectRef
+from bucket.store import Body
+from connections.stop import Stop
+from destinations.base import Added, DeliveryError, Line, Receipt, Source
+from push import loop
+from push.ledger import Tally
+from push.loop import Progress
 
 
 class Bucket:
     concurrency = 4
 
-    def read(self, key: str) -> lib.Body:
-        return lib.Body(b'{"flow_logs":[{}]}', 1)
+    def read(self, key: str) -> Body:
+        return Body(b'{"flow_logs":[{}]}', 1)
 
 
 class Waiting:
@@ -46,12 +51,12 @@ class Waiting:
 
 
 def test_open_objects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib, "OPEN_OBJECTS", 50)
-    delivery, tally = Waiting(), lib.Tally()
+    monkeypatch.setattr(loop, "OPEN_OBJECTS", 50)
+    delivery, tally = Waiting(), Tally()
     scope = lib.Scope("", "STATE", lib.Shard())
-    shown: list[lib.Progress] = []
-    job = lib.Job(Bucket(), delivery, lib.Stop(), scope, tally, shown.append)  # type: ignore[arg-type]
-    assert job.push([ObjectRef(1, f"{n:03}") for n in range(400)])
+    shown: list[Progress] = []
+    job = lib.Job(Bucket(), delivery, Stop(), scope, tally, shown.append)  # type: ignore[arg-type]
+    job.push([ObjectRef(1, f"{n:03}") for n in range(400)])
     job.close()
     assert tally.objects == 400
     assert delivery.most_open == 51

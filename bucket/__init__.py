@@ -1,0 +1,1 @@
+"""The bucket: listing and reading objects, and the STATE object."""

@@ -1,0 +1,99 @@
+"""Limits the time of a whole HTTP exchange, however slowly its bytes come.
+
+The timeouts of urllib3, and with it of `requests`, bound each wait for the next few bytes, not all
+of them together: an answer that sends one byte a second would go on for hours.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from urllib3.connection import HTTPConnection
+
+_WATCH_SECONDS = 0.25
+
+
+class TooSlow(Exception):
+    """An exchange was not over in time."""
+
+
+class _Exchange:
+    """One request and its answer; `socket` is known once the request has been sent."""
+
+    __slots__ = ("deadline", "over", "socket")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.over = False
+        self.socket: socket.socket | None = None
+
+
+class _Watch:
+    """Ends the exchanges that are past their deadline, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exchanges: set[_Exchange] = set()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, exchange: _Exchange) -> None:
+        with self._lock:
+            self._exchanges.add(exchange)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+
+    def end(self, exchange: _Exchange) -> None:
+        with self._lock:
+            self._exchanges.discard(exchange)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            now = time.monotonic()
+            # Under the lock, so that no connection is closed that another exchange has by then.
+            with self._lock:
+                for exchange in [e for e in self._exchanges if e.deadline < now]:
+                    _cut_off(exchange)
+
+
+def _cut_off(exchange: _Exchange) -> None:
+    exchange.over = True
+    if exchange.socket is not None:
+        # Of the plain socket: the TLS one would drop its state while a reader still uses it. An
+        # error says that it is closed already.
+        with suppress(OSError):
+            socket.socket.shutdown(exchange.socket, socket.SHUT_RDWR)
+
+
+_watch = _Watch()
+_current = threading.local()
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Bounds the exchanges that this thread makes inside. Raises TooSlow."""
+    exchange = _Exchange(time.monotonic() + seconds)
+    _current.exchange = exchange
+    _watch.begin(exchange)
+    try:
+        yield
+    except Exception:
+        # Whatever the library made of the connection that was closed.
+        if exchange.over:
+            raise TooSlow(f"no whole answer within {seconds:g} s") from None
+        raise
+    finally:
+        _watch.end(exchange)
+        _current.exchange = None
+
+
+def note_socket(connection: HTTPConnection) -> None:
+    """The limit of this thread, if there is one, applies to the socket of this connection."""
+    exchange = getattr(_current, "exchange", None)
+    if exchange is not None:
+        exchange.socket = connection.sock

@@ -1,0 +1,1 @@
+"""Log services: what a line is to each of them, and what their answers mean."""

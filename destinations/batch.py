@@ -1,0 +1,109 @@
+"""Packs rendered lines into batches, and splits batches."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from dataclasses import dataclass
+
+from destinations.base import Destination, LineTooLong
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rendered lines in order, and the number of the object that owns each.
+
+    `content` is the elements with commas between them. Line i ends before `ends[i]` and begins
+    behind the comma at `ends[i - 1]`. `owners[i]` owns the lines from `firsts[i]` on.
+    """
+
+    content: bytes | bytearray
+    ends: array[int]
+    owners: tuple[int, ...]
+    firsts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def parts(self, destination: Destination) -> tuple[bytes | bytearray, ...]:
+        """The text of the request, in pieces, not encoded yet."""
+        return destination.prefix, self.content, destination.suffix
+
+    def body(self, destination: Destination) -> bytes:
+        """The same in one piece."""
+        return b"".join(self.parts(destination))
+
+    def counts(self) -> Counter[int]:
+        """Lines by owner."""
+        counts: Counter[int] = Counter()
+        for owner, first, end in zip(
+            self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True
+        ):
+            counts[owner] += end - first
+        return counts
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches that together are this one, in the same order."""
+        middle = len(self) // 2
+        cut = self.ends[middle - 1]
+        run = bisect_right(self.firsts, middle - 1)
+        other = bisect_right(self.firsts, middle)
+        return (
+            Batch(self.content[:cut], self.ends[:middle], self.owners[:run], self.firsts[:run]),
+            Batch(
+                self.content[cut + 1 :],
+                array("I", (end - cut - 1 for end in self.ends[middle:])),
+                self.owners[other - 1 :],
+                (0, *(first - middle for first in self.firsts[other:])),
+            ),
+        )
+
+
+class Packer:
+    """Packs rendered lines into batches of at most `limit` bytes."""
+
+    def __init__(self, destination: Destination, limit: int) -> None:
+        self._destination = destination
+        self._around = len(destination.prefix) + len(destination.suffix)
+        self._limit = min(limit, destination.request_limit_bytes) - self._around
+        self._clear()
+
+    def _clear(self) -> None:
+        # One buffer instead of thousands of small objects, whose allocation costs more time than
+        # their content.
+        self._content = bytearray()
+        self._ends = array("I")
+        self._owners: list[int] = []
+        self._firsts: list[int] = []
+
+    def add(self, owner: int, element: bytes) -> Batch | None:
+        """Add one rendered line; the batch that had no more room for it, if there was one.
+
+        Raises LineTooLong for a line that is over the service's limit for a whole request.
+        """
+        full = None
+        if len(self._content) + 1 + len(element) > self._limit:
+            limit = self._destination.request_limit_bytes
+            if self._around + len(element) > limit:
+                raise LineTooLong(
+                    f"a line of {len(element)} bytes does not fit into one request"
+                    f" of at most {limit} bytes"
+                )
+            full = self.take()
+        if self._ends:
+            self._content += b","
+        if not self._owners or self._owners[-1] != owner:
+            self._owners.append(owner)
+            self._firsts.append(len(self._ends))
+        self._content += element
+        self._ends.append(len(self._content))
+        return full
+
+    def take(self) -> Batch | None:
+        """The pending batch, or None if it is empty."""
+        if not self._ends:
+            return None
+        batch = Batch(self._content, self._ends, tuple(self._owners), tuple(self._firsts))
+        self._clear()
+        return batch

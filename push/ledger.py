@@ -1,0 +1,148 @@
+"""Which objects are done, object by object, and what a run has come to in all."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bucket.keys import Keys
+from bucket.listing import ObjectRef
+from destinations.base import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An object whose result is final: delivered where `error` is None."""
+
+    ref: ObjectRef
+    rows: int = 0
+    error: str | None = None
+    gone: bool = False
+    permanent: bool = True
+    """Whether another run would fail again: a fault of the object, not of a service or a right."""
+
+
+@dataclass(slots=True)
+class _OpenObject:
+    ref: ObjectRef
+    rows: int = 0
+    accepted: int = 0
+    all_added: bool = False
+    error: str | None = None
+    gone: bool = False
+    permanent: bool = True
+
+    @property
+    def settled(self) -> bool:
+        return self.all_added and (self.error is not None or self.accepted == self.rows)
+
+
+class Ledger:
+    """Knows which objects are done: those of which every line was accepted.
+
+    Objects are opened in the order in which they are to settle; each is known by its number.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[int, _OpenObject] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def open(self, ref: ObjectRef) -> int:
+        """Take in an object; returns its number."""
+        number, self._next = self._next, self._next + 1
+        self._objects[number] = _OpenObject(ref)
+        return number
+
+    def add_lines(self, number: int, count: int) -> None:
+        """The object has so many more lines, which were handed over for delivery."""
+        self._objects[number].rows += count
+
+    def close(self, number: int, *, gone: bool = False) -> None:
+        """No more lines of this object follow."""
+        self._objects[number].all_added = True
+        self._objects[number].gone = gone
+
+    def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
+        """The object can't become done any more; the first reason given is kept."""
+        entry = self._objects.get(number)
+        if entry and entry.error is None:
+            entry.error, entry.permanent = error, permanent
+
+    def record(self, receipt: Receipt) -> None:
+        """Record the result of a batch."""
+        for number, count in receipt.accepted.items():
+            # A failed object settles without waiting for its other batches.
+            if entry := self._objects.get(number):
+                entry.accepted += count
+        for number, error in receipt.failed.items():
+            self.fail(number, error, permanent=receipt.permanent)
+
+    def settled(self) -> Iterator[Settled]:
+        """Take out the settled objects, as far as no older one is open before them."""
+        while self._objects:
+            number, entry = next(iter(self._objects.items()))
+            if not entry.settled:
+                return
+            del self._objects[number]
+            yield Settled(entry.ref, entry.rows, entry.error, entry.gone, entry.permanent)
+
+
+class Failures:
+    """Keys and why each of them failed, in the order in which they came, in little memory.
+
+    Reasons are mostly the same few; when they are not, later ones are cut to their kind.
+    """
+
+    _DIFFERENT_REASONS = 10_000
+
+    def __init__(self) -> None:
+        self._keys = Keys()
+        self._reasons = array("L")
+        self._numbers: dict[str, int] = {}
+
+    def append(self, key: str, reason: str) -> None:
+        """One more failure."""
+        if len(self._numbers) >= self._DIFFERENT_REASONS:
+            reason = reason.partition(":")[0]
+        self._keys.append(key)
+        self._reasons.append(self._numbers.setdefault(reason, len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        texts = list(self._numbers)
+        return ((self._keys[i], texts[number]) for i, number in enumerate(self._reasons))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has come to so far; contract, section 6."""
+
+    objects: int = 0
+    rows: int = 0
+    lines_delivered: int = 0
+    skipped: int = 0
+    failed: Failures = field(default_factory=Failures)
+    """Key and reason of each object that was begun and not delivered."""
+    not_begun: Sequence[ObjectRef] = ()
+    not_begun_reason: str = ""
+
+    @property
+    def failed_total(self) -> int:
+        """Objects that were to be delivered and were not."""
+        return len(self.failed) + len(self.not_begun)
+
+    def record(self, settled: Settled) -> None:
+        """Count a settled object."""
+        self.rows += settled.rows
+        if settled.error is not None:
+            self.failed.append(settled.ref.key, settled.error)
+        elif settled.gone:
+            self.skipped += 1
+        else:
+            self.objects += 1

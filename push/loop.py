@@ -1,0 +1,215 @@
+"""The push loop: objects in their order become lines, batches, receipts and settled objects."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
+from bucket.listing import ObjectRef
+from bucket.state import StateError
+from bucket.store import Body
+from connections.stop import Stopped
+from destinations.base import Line, Receipt, Source
+from logdna_synchronous import Delivery
+from push.decoder import Unreadable
+from push.ledger import Ledger, Settled, Tally
+from push.reader import Reader
+
+log = logging.getLogger("flowlog.push")
+
+T = TypeVar("T")
+
+OPEN_OBJECTS = 20_000
+"""Objects whose lines were handed over but which are not settled, since one before them isn't. With
+more of them reading waits, so that a single request without an answer costs time and not memory."""
+
+BROKEN_READS_IN_A_ROW = 3
+"""So many objects in a row that can't be read mean the store, not the objects."""
+
+
+class PushEnded(Exception):
+    """A push can't go on; the text says why. What it did not deliver is in the tally."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a push is; `total` in objects."""
+
+    settled: int
+    total: int
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.settled / self.seconds if self.seconds else 0.0
+        left = f"{(self.total - self.settled) / rate:.0f} s" if rate else "unknown"
+        return (
+            f"progress: {self.settled} of {self.total} objects,"
+            f" {rate:.1f} objects/s, time left {left}"
+        )
+
+
+OnSettled = Callable[[Sequence[Settled]], None]
+"""Hears of settled objects, in the order of the push; may raise PushEnded to end it."""
+
+OnProgress = Callable[[Progress], None]
+
+LinesOf = Callable[[bytes, str], tuple[Source, Iterable[Line]]]
+"""Makes an object, as stored, and its key into lines. Raises Unreadable."""
+
+
+class BrokenReads:
+    """Counts the reads in a row that were interrupted."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def check(self, body: Body | ObjectError) -> None:
+        """Count this read. Raises PushEnded where it makes no sense to read on."""
+        self._count = self._count + 1 if isinstance(body, ReadInterrupted) else 0
+        if self._count >= BROKEN_READS_IN_A_ROW:
+            raise PushEnded(
+                f"{self._count} reads in a row failed, the last one so: {body};"
+                " look at COS_ENDPOINT"
+            )
+
+
+def say_gone(key: str) -> None:
+    """Log that an object was deleted before it was read."""
+    log.warning("gone before it was read, nothing to push: %s", key)
+
+
+class Pusher:
+    """Pushes objects in their order; every one of them ends up in the tally."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        delivery: Delivery,
+        lines_of: LinesOf,
+        tally: Tally,
+        on_progress: OnProgress,
+    ) -> None:
+        self._reader = reader
+        self._delivery = delivery
+        self._lines_of = lines_of
+        self._tally = tally
+        self._on_progress = on_progress
+
+    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled) -> None:
+        """Push the objects; `on_settled` hears of each of them once it has settled.
+
+        Raises PushEnded where not all of them were begun or no more lines can be delivered: the
+        run is stopped, the store or the log service can't be used, or `on_settled` says so.
+        """
+        if refs:
+            log.info("pushing %d object%s", len(refs), "" if len(refs) == 1 else "s")
+        push = _Push(refs, on_settled, self._on_progress, self._tally)
+        try:
+            early = _why_ended(self._begin_all, push)
+        except StateError:
+            # Requests in flight still count; pending lines are no longer this run's to send.
+            push.settle(self._delivery.flush(send=False))
+            raise
+        late = _why_ended(push.settle_and_tell, self._delivery.flush())
+        reason = early or late or (self._delivery.fatal and str(self._delivery.fatal))
+        if push.not_begun:
+            self._tally.not_begun = push.not_begun
+            self._tally.not_begun_reason = reason or ""
+        if reason:
+            raise PushEnded(reason)
+
+    def _begin_all(self, push: _Push) -> None:
+        broken_reads = BrokenReads()
+        for ref, body in self._reader.bodies(push.refs):
+            self._begin(push, ref, body)
+            push.settle_and_tell(self._delivery.receipts(wait=len(push.ledger) > OPEN_OBJECTS))
+            broken_reads.check(body)
+            if self._delivery.fatal:
+                raise PushEnded(str(self._delivery.fatal))
+
+    def _begin(self, push: _Push, ref: ObjectRef, body: Body | ObjectError) -> None:
+        """Hand over all lines of one object for delivery."""
+        push.begun += 1
+        ledger = push.ledger
+        number = ledger.open(ref)
+        if isinstance(body, ObjectGone):
+            say_gone(ref.key)
+        elif isinstance(body, ObjectError):
+            ledger.fail(number, str(body), permanent=isinstance(body, ObjectTooLarge))
+        else:
+            try:
+                self._add_lines(ledger, number, ref.key, body.content)
+            except Unreadable as error:
+                ledger.fail(number, str(error))
+        ledger.close(number, gone=isinstance(body, ObjectGone))
+
+    def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
+        source, lines = self._lines_of(content, key)
+        added = self._delivery.add(number, lines, source)
+        ledger.add_lines(number, added.lines)
+        if added.refused:
+            ledger.fail(number, added.refused)
+        if added.cut:
+            log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
+
+
+class _Push:
+    """One push: what it has begun, and what has settled."""
+
+    def __init__(
+        self,
+        refs: Sequence[ObjectRef],
+        on_settled: OnSettled,
+        on_progress: OnProgress,
+        tally: Tally,
+    ) -> None:
+        self.refs = refs
+        self.ledger = Ledger()
+        self.begun = 0
+        self._settled = 0
+        self._started = time.monotonic()
+        self._on_settled: OnSettled = on_settled
+        self._on_progress = on_progress
+        self._tally = tally
+
+    @property
+    def not_begun(self) -> Sequence[ObjectRef]:
+        return self.refs[self.begun :]
+
+    def settle(self, receipts: Iterable[Receipt]) -> list[Settled]:
+        """Record these receipts; the objects that have settled by them."""
+        for receipt in receipts:
+            self._tally.lines_delivered += receipt.accepted.total()
+            self.ledger.record(receipt)
+        settled = list(self.ledger.settled())
+        for entry in settled:
+            self._tally.record(entry)
+        self._settled += len(settled)
+        return settled
+
+    def settle_and_tell(self, receipts: Iterable[Receipt]) -> None:
+        """The same, and tell who listens. Raises PushEnded."""
+        settled = self.settle(receipts)
+        seconds = time.monotonic() - self._started
+        self._on_progress(Progress(self._settled, len(self.refs), seconds))
+        try:
+            self._on_settled(settled)
+        except PushEnded:
+            # Who has ended the push wants to hear of nothing behind the object that made it end.
+            self._on_settled = lambda _: None
+            raise
+
+
+def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
+    """Do a step of a push; why it ended early, or None."""
+    try:
+        step(argument)
+    except (PushEnded, StoreError) as error:
+        return str(error)
+    except Stopped:
+        return "the run was told to stop"
+    return None

@@ -1,0 +1,133 @@
+"""Reads objects ahead, with several requests in flight, and hands them out in order.
+
+All waiting for the store goes through here, so that a run that is told to stop stops waiting.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
+from typing import TypeVar
+
+from bucket.errors import ObjectError, StoreUnavailable
+from bucket.listing import ObjectRef
+from bucket.state import Snapshot
+from bucket.store import Body, Store
+from connections.stop import Stop, Stopped
+
+T = TypeVar("T")
+
+READ_AHEAD_BYTES = 16 * 1024 * 1024
+"""Bound of what is read ahead, compressed; the next object in turn is always permitted."""
+
+CALL_SECONDS = 600.0
+"""Bound of any other exchange with the store, retries included, such as a page of the listing."""
+
+STOPPING_SECONDS = 5.0
+"""Bound of an exchange about STATE once the run is to end."""
+
+
+class Reader:
+    """Reads objects ahead with several requests in flight and hands them out in order."""
+
+    _POLL_SECONDS = 0.1
+
+    def __init__(self, store: Store, stop: Stop) -> None:
+        self.store = store
+        self._stop = stop
+        self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
+
+    def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
+        """The listing, page by page. Raises Stopped, StoreError."""
+        pages = self.store.pages(prefix)
+        while (page := self.call(next, pages, None)) is not None:
+            yield page
+
+    def bodies(self, refs: Iterable[ObjectRef]) -> Iterator[tuple[ObjectRef, Body | ObjectError]]:
+        """The objects in order, or why there is none. Raises Stopped, StoreError."""
+        waiting: deque[tuple[ObjectRef, Future[Body]]] = deque()
+        ahead = 0
+        for ref in refs:
+            while waiting and (
+                len(waiting) >= 2 * self.store.concurrency or ahead + ref.size > READ_AHEAD_BYTES
+            ):
+                ahead -= waiting[0][0].size
+                yield self._next(waiting)
+            waiting.append((ref, self._pool.submit(self.store.read, ref.key)))
+            ahead += ref.size
+        while waiting:
+            yield self._next(waiting)
+
+    def _next(
+        self, waiting: deque[tuple[ObjectRef, Future[Body]]]
+    ) -> tuple[ObjectRef, Body | ObjectError]:
+        ref, future = waiting.popleft()
+        try:
+            body = self._wait(future)
+        except ObjectError as error:
+            return ref, error
+        # An event doesn't tell when its object was written; where a listing did, its time is kept.
+        return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """`function(*arguments)`. Raises Stopped where the run is to end before it answers.
+
+        And StoreUnavailable where the answer goes on and on.
+        """
+        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
+
+    def finish(self, function: Callable[..., T], *arguments: object) -> T:
+        """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
+        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
+
+    def _wait(self, future: Future[T], seconds: float = math.inf, stopping: float = 0.0) -> T:
+        """The future's result; unlike a plain wait it notices that the run is to end.
+
+        It has `stopping` seconds left from then on.
+        """
+        end, last = time.monotonic() + seconds, math.inf
+        while (now := time.monotonic()) < end:
+            if self._stop.requested():
+                last = min(last, now + stopping)
+            if now >= last:
+                raise Stopped
+            try:
+                return future.result(self._POLL_SECONDS)
+            except FutureTimeout:
+                if future.done():
+                    raise
+        raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
+
+    def pause(self, seconds: float) -> None:
+        """Wait for `seconds`. Raises Stopped."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._stop.requested():
+                raise Stopped
+            # Not an Event: a signal's handler could not set it while this thread waits on it.
+            time.sleep(min(left, self._POLL_SECONDS))
+
+    def close(self) -> None:
+        """Queued reads are cancelled; the threads end by themselves."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class InterruptibleState:
+    """STATE in the store, read and written so that a signal is noticed meanwhile."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def get_state(self, key: str) -> Snapshot | None:
+        return self._reader.finish(self._reader.store.get_state, key)
+
+    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
+        return self._reader.finish(self._reader.store.put_state, key, content, etag)
+
+    def delete_state(self, key: str) -> None:
+        self._reader.finish(self._reader.store.delete_state, key)

@@ -1,0 +1,111 @@
+"""Reads variables of the environment, and collects what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from connections.iam import Tokens, tokens_for
+
+T = TypeVar("T")
+
+IAM_URL = "https://iam.cloud.ibm.com"
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Environment:
+    """Reads variables; faults and warnings are collected, so that all are reported together."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        """The value; `default` where it is unset or empty."""
+        return self._environ.get(name, "").strip() or default
+
+    def required(self, name: str, why: str = "") -> str:
+        """The value; a fault where there is none."""
+        value = self.text(name)
+        if not value:
+            self.fault(f"{name} is not set{why}")
+        return value
+
+    def secret(self, name: str, why: str = "") -> str:
+        """A required value that goes into a header or a form, never named in a fault."""
+        value = self.required(name, why)
+        if not value.isprintable() or not value.isascii():
+            self.fault(f"{name} holds characters that no such key has")
+        return value
+
+    def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        """The value as `parse` makes it; a fault with the text of its ValueError."""
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.fault(f"{name} {error}")
+            return default
+
+    def url(self, name: str, default: str = "") -> str:
+        """A base URL without a slash at its end; a host alone gets `https://` before it."""
+        url = self.parsed(name, parse_url, default)
+        if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+            self.warnings.append(f"{name} is not encrypted (http://): keys can be read on the way")
+        return url
+
+    def fault(self, text: str) -> None:
+        """Something is wrong; the text begins with the variable's name."""
+        self.faults.append(text)
+
+    def tokens(self) -> Tokens:
+        """The IAM tokens of the job; a fault where no credentials are set."""
+        return tokens_for(self.secret("APIKEY"), self.url("IAM_ENDPOINT", IAM_URL))
+
+
+def parse_url(text: str) -> str:
+    """Check a base URL or a bare host. Raises ValueError, which doesn't repeat the text."""
+    url = text if "://" in text else f"https://{text}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        usable = False
+    if not usable or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError("is not a host name or an http(s) URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("must be a base URL, without `?` or `#`")
+    return url.rstrip("/")
+
+
+def parse_bucket(text: str) -> str:
+    """Check the name of a bucket. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", text) or set(text) == {"."}:
+        raise ValueError("is not a bucket name")
+    return text
+
+
+def parse_key(text: str) -> str:
+    """Check the key of an object. Raises ValueError."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode") from None
+    if not 0 < size <= 1024:
+        raise ValueError("is not a key: it must have 1 to 1024 bytes")
+    return text
+
+
+def parse_number(text: str) -> int:
+    """A whole number of at most nine digits. Raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("is not a whole number")
+    return int(text)

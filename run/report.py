@@ -1,0 +1,133 @@
+"""What a run says: the format of the log, progress, failures by name, and the summary."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable
+
+from destinations.exchange import Traffic
+from push.ledger import Tally
+from push.loop import Progress
+
+log = logging.getLogger("flowlog")
+
+VERSION = "1.0.0"
+"""Of the job; CHANGELOG.md says what is in it."""
+
+NAMED_IN_SUMMARY = 100
+NAMED_NOT_BEGUN = 10_000
+"""A run that ends early names at most so many objects it had not begun, then counts the rest."""
+
+PROGRESS_SECONDS = 5.0
+
+SUMMARY = logging.CRITICAL + 10
+"""Level of the summary line: it is printed whatever LOG says."""
+
+
+class SafeFormatter(logging.Formatter):
+    """One line a record, whatever a key holds; and no secret, whoever logged it.
+
+    The summary stands alone, so that it can be cut out by a machine.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
+        self._secrets = [form for secret in secrets if secret for form in _forms(secret)]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text, made safe."""
+        text = record.getMessage() if record.levelno == SUMMARY else super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return "".join(map(_visible, text)) if not text.isprintable() else text
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it is, and as basic auth would write it."""
+    plain, as_user = (
+        base64.b64encode(text.encode()).decode().rstrip("=") for text in (secret, f"{secret}:")
+    )
+    return (as_user, plain, secret)
+
+
+def _visible(character: str) -> str:
+    """The character, or its escape where a terminal or a line reader would act on it."""
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+def start_logging(level: int, secrets: Iterable[str]) -> None:
+    """Log to standard error, with these secrets masked."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter(secrets))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    # The SDK logs headers at DEBUG and tracebacks at WARNING; this job reports what goes wrong.
+    logging.getLogger("ibm_botocore").setLevel(SUMMARY)
+    logging.getLogger("urllib3").setLevel(SUMMARY)
+    log.setLevel(level)
+
+
+def parse_level(text: str) -> int:
+    """The number of a log level. Raises ValueError."""
+    level = logging.getLevelNamesMapping().get(text.upper())
+    if not level or level >= SUMMARY:
+        raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return level
+
+
+class LoggedProgress:
+    """Logs, every few seconds, how far a push is."""
+
+    def __init__(self) -> None:
+        self._logged_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Log it, if it is time."""
+        if progress.seconds < self._logged_at:  # another push
+            self._logged_at = 0.0
+        if progress.seconds - self._logged_at >= PROGRESS_SECONDS:
+            self._logged_at = progress.seconds
+            log.info("%s", progress)
+
+
+def log_failures(tally: Tally) -> None:
+    """Name every object that was to be delivered and was not."""
+    for key, error in tally.failed:
+        log.error("not delivered: %s: %s", key, error)
+    for ref in tally.not_begun[:NAMED_NOT_BEGUN]:
+        log.error("not delivered: %s: not begun", ref.key)
+    more = len(tally.not_begun) - NAMED_NOT_BEGUN
+    if more > 0:
+        log.error("not delivered: %d more, all that are newer than the last one named", more)
+    if tally.not_begun:
+        log.error("%d objects were not begun: %s", len(tally.not_begun), tally.not_begun_reason)
+
+
+def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) -> str:
+    """The last line of a run; contract, section 6."""
+    named = itertools.islice(tally.failed, NAMED_IN_SUMMARY)
+    failed = [{"key": key, "error": error} for key, error in named]
+    for ref in tally.not_begun[: NAMED_IN_SUMMARY - len(failed)]:
+        failed.append({"key": ref.key, "error": tally.not_begun_reason})
+    fields = {
+        "mode": mode,
+        "objects": tally.objects,
+        "rows": tally.rows,
+        "lines_delivered": tally.lines_delivered,
+        "bytes_sent": traffic.bytes_sent if traffic else 0,
+        "requests": traffic.requests if traffic else 0,
+        "retries": traffic.retries if traffic else 0,
+        "failed": failed,
+        "failed_total": tally.failed_total,
+        "skipped": tally.skipped,
+        "seconds": round(seconds, 3),
+        "version": VERSION,
+    }
+    return "summary " + json.dumps(fields, separators=(",", ":"))
