@@ -34,7 +34,7 @@ from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.decoder import FlowLog, decode
+from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
@@ -120,6 +120,9 @@ class Scope:
 
 # --- what a line holds ---------------------------------------------------------------------------
 
+REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
+"""Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
+
 
 def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
     """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
@@ -132,6 +135,8 @@ def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
     fields, added = flow_log.fields, {"_app": APP, "key": key}
     captured = fields.get("capture_end_time")
     parts = _parts(fields, added)
+    if len(flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
+        raise Unreadable("too large: what is repeated in every line takes too much in all")
     for entry in flow_log.entries:
         head, own, tail = parts(entry)
         yield Line(

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 from bucket.keys import Keys
 from connections.values import iso_seconds, whole_number
 
-
 KEY_LIMIT = 1024
 """Bytes of a key (S3 API, "Object keys"), and so at most as many characters."""
 

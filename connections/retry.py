@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from connections.values import http_date, whole_number
-
 import tenacity
+
+from connections.values import http_date, whole_number
 
 
 @dataclass(frozen=True, slots=True)

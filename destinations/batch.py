@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -76,6 +77,8 @@ class Packer:
         self._ends = array("I")
         self._owners: list[int] = []
         self._firsts: list[int] = []
+        self.begun = 0.0
+        """When the first line of the pending batch was added, by the monotonic clock."""
 
     def add(self, owner: int, element: bytes) -> Batch | None:
         """Add one rendered line; the batch that had no more room for it, if there was one.
@@ -93,12 +96,17 @@ class Packer:
             full = self.take()
         if self._ends:
             self._content += b","
+        else:
+            self.begun = time.monotonic()
         if not self._owners or self._owners[-1] != owner:
             self._owners.append(owner)
             self._firsts.append(len(self._ends))
         self._content += element
         self._ends.append(len(self._content))
         return full
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def take(self) -> Batch | None:
         """The pending batch, or None if it is empty."""

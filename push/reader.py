@@ -9,12 +9,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from bucket.errors import ObjectError, StoreUnavailable
+from bucket.errors import StoreError, StoreUnavailable
 from bucket.listing import ObjectRef
 from bucket.state import Snapshot
 from bucket.store import Body, Store
@@ -48,8 +47,14 @@ class Reader:
         while (page := self.call(next, pages, None)) is not None:
             yield page
 
-    def bodies(self, refs: Iterable[ObjectRef]) -> Iterator[tuple[ObjectRef, Body | ObjectError]]:
-        """The objects in order, or why there is none. Raises Stopped, StoreError."""
+    def bodies(
+        self, refs: Iterable[ObjectRef], while_waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[ObjectRef, Body | Exception]]:
+        """The objects in order, or why there is none. Raises Stopped, StoreError.
+
+        `while_waiting` is called again and again while the next one isn't there yet; what it raises
+        ends the reading.
+        """
         waiting: deque[tuple[ObjectRef, Future[Body]]] = deque()
         ahead = 0
         for ref in refs:
@@ -57,20 +62,22 @@ class Reader:
                 len(waiting) >= 2 * self.store.concurrency or ahead + ref.size > READ_AHEAD_BYTES
             ):
                 ahead -= waiting[0][0].size
-                yield self._next(waiting)
+                yield self._next(waiting, while_waiting)
             waiting.append((ref, self._pool.submit(self.store.read, ref.key)))
             ahead += ref.size
         while waiting:
-            yield self._next(waiting)
+            yield self._next(waiting, while_waiting)
 
     def _next(
-        self, waiting: deque[tuple[ObjectRef, Future[Body]]]
-    ) -> tuple[ObjectRef, Body | ObjectError]:
+        self, waiting: deque[tuple[ObjectRef, Future[Body]]], while_waiting: Callable[[], None]
+    ) -> tuple[ObjectRef, Body | Exception]:
         ref, future = waiting.popleft()
-        try:
-            body = self._wait(future)
-        except ObjectError as error:
+        self._wait_until_done(future, while_waiting=while_waiting)
+        # Whatever else a read raises belongs to its object, also where nobody foresaw it.
+        error = future.exception()
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
             return ref, error
+        body = future.result()
         # An event doesn't tell when its object was written; where a listing did, its time is kept.
         return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
 
@@ -85,23 +92,28 @@ class Reader:
         """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
         return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
 
-    def _wait(self, future: Future[T], seconds: float = math.inf, stopping: float = 0.0) -> T:
-        """The future's result; unlike a plain wait it notices that the run is to end.
+    def _wait(self, future: Future[T], seconds: float, stopping: float = 0.0) -> T:
+        """The future's result, waited for as `_wait_until_done` does."""
+        self._wait_until_done(future, seconds, stopping)
+        return future.result()
 
-        It has `stopping` seconds left from then on.
-        """
+    def _wait_until_done(
+        self,
+        future: Future[Any],
+        seconds: float = math.inf,
+        stopping: float = 0.0,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait; raises Stopped where the run is to end, `stopping` seconds after that is known."""
         end, last = time.monotonic() + seconds, math.inf
         while (now := time.monotonic()) < end:
             if self._stop.requested():
                 last = min(last, now + stopping)
             if now >= last:
                 raise Stopped
-            try:
-                return future.result(self._POLL_SECONDS)
-            except FutureTimeout:
-                # It may have got done since, or this is its own error.
-                if future.done():
-                    return future.result()
+            if future.done() or wait((future,), self._POLL_SECONDS).done:
+                return
+            while_waiting()
         raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
