@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bucket.errors import ObjectError, ObjectGone
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
+from bucket.shard import Shard
 from bucket.state import (
     CatchUp,
     Remembered,
@@ -48,31 +48,6 @@ _RACE_SECONDS = 0.5
 
 
 # --- which objects, in what order ----------------------------------------------------------------
-
-
-def spread(key: str) -> int:
-    """A number of 64 bits that looks random, always the same for the same key.
-
-    A cryptographic hash, since keys differ in patterns (by hour, by a counter in steps), and the
-    low bits of a mere checksum follow the pattern. It costs a few microseconds a key.
-    """
-    name = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` shares of all keys."""
-
-    index: int = 0
-    count: int = 1
-
-    def holds(self, key: str) -> bool:
-        """Whether `key` belongs to this share.
-
-        Depends on nothing but the key, so that instances that list at different moments agree.
-        """
-        return self.count == 1 or spread(key) % self.count == self.index
 
 
 class Operation(enum.Enum):
@@ -218,16 +193,39 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
-        Raises StoreError, Stopped.
+        Where the listing breaks off, what it had by then is named as not begun. Raises StoreError,
+        Stopped.
         """
-        listing = Listing()
-        for page in self._reader.pages(self.scope.prefix):
-            for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
-                    listing.append(ref)
-            after_page()
+        listing, empty = Listing(), True
+        try:
+            for page in self._reader.pages(self.scope.prefix):
+                for ref in page:
+                    empty = False
+                    if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                        listing.append(ref)
+                after_page()
+        except StateError:
+            raise
+        except Exception as error:
+            listing.sort()
+            self.tally.not_begun = listing
+            self.tally.not_begun_reason = f"the listing broke off: {str(error) or 'stopped'}"
+            raise
         listing.sort()
+        if empty:
+            self._look_beside_prefix()
         return listing
+
+    def _look_beside_prefix(self) -> None:
+        """Warn where the bucket holds keys, but none that starts with the prefix."""
+        try:
+            page = next(self._reader.pages(""), [])
+        except StoreError:
+            return  # perhaps the role ends at the prefix
+        others = [ref.key for ref in page if ref.size and ref.key != self.scope.state_key]
+        if others:
+            text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
+            log.warning(text, self.scope.prefix, others[0])
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.

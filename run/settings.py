@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import lib
 from bucket.listing import Period
+from bucket.shard import Shard
 from bucket.store import CONCURRENCY, HMAC
 from connections.iam import IAM
 from connections.retry import RetryPolicy
@@ -42,8 +43,6 @@ MOST_RETRY_SECONDS = 1200
 
 MOST_CONCURRENCY = 256
 
-_SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
-
 
 class Unusable(Exception):
     """The environment or CE_DATA is unusable; `faults` names every variable that is at fault."""
@@ -66,16 +65,11 @@ class Settings:
     mode: str
     state_key: str
     prefix: str
-    shard: lib.Shard
+    shard: Shard
     event: lib.Event | None
     period: Period
     """Which objects concern a run without an event."""
     warnings: tuple[str, ...] = field(default=())
-
-
-def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """The values that no log line may show."""
-    return [value for name in _SECRETS if (value := environ.get(name, "").strip())]
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
@@ -183,10 +177,10 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
     if env.text("COS_HMAC_ACCESS_KEY_ID") or env.text("COS_HMAC_SECRET_ACCESS_KEY"):
         pair = ": the HMAC credentials are a pair"
         return HMAC(
-            env.secret("COS_HMAC_ACCESS_KEY_ID", pair),
+            env.header("COS_HMAC_ACCESS_KEY_ID", pair),
             env.secret("COS_HMAC_SECRET_ACCESS_KEY", pair),
         )
-    return IAM(env.identity(), env.secret("COS_CRN"), iam_url)
+    return IAM(env.identity(), env.header("COS_CRN"), iam_url)
 
 
 def _destination(env: Environment) -> Destination:
@@ -228,7 +222,7 @@ def _parse_destination(text: str) -> Callable[[Variables], Destination]:
     return DESTINATIONS[text]
 
 
-def _shard(env: Environment, mode: str) -> lib.Shard:
+def _shard(env: Environment, mode: str) -> Shard:
     count = env.parsed("JOB_ARRAY_SIZE", parse_number, 1)
     index = env.parsed("JOB_INDEX", parse_number, 0)
     if count < 1:
@@ -245,4 +239,4 @@ def _shard(env: Environment, mode: str) -> lib.Shard:
             f"JOB_ARRAY_SIZE {count} does not go with FLOWLOG_MODE {mode}, which has one worker:"
             " run it without an array, or push all with an array in FLOWLOG_MODE simple"
         )
-    return lib.Shard(index, max(count, 1))
+    return Shard(index, max(count, 1))
