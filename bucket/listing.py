@@ -59,7 +59,8 @@ def read_page(content: bytes) -> Page:
     """Read an answer to ListObjectsV2 (S3 API). Raises ValueError."""
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError) as error:
+        # The second one is about an encoding that nobody knows.
         raise ValueError(str(error)) from None
     if _name(root) != "ListBucketResult":
         raise ValueError(f"the answer is a {_name(root)}")

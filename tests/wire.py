@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,8 @@ import pytest
 import urllib3.util.connection
 
 import flowlog
+import logdna_synchronous
+import push.reader
 from bucket import store
 from connections import iam
 from tests.harness import PREFIX, SECRETS, Result
@@ -38,9 +41,8 @@ def answer(status: int, body: bytes, **headers: str) -> bytes:
     """An answer that is well-formed."""
     fields = {"Content-Length": str(len(body)), "Date": CHANGED, **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
-    return (
-        f"HTTP/1.1 {status} Answer\r\n".encode() + "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-    )
+    head = "\r\n".join([f"HTTP/1.1 {status} Answer", *lines])
+    return head.encode() + b"\r\n\r\n" + body
 
 
 LISTING = (
@@ -94,6 +96,25 @@ class _Socket:
 
     settimeout = setsockopt = close = shutdown = ignore
 
+    def getsockopt(self, *_: Any) -> int:
+        """What TLS asks first: nobody is there who could speak it."""
+        raise ConnectionResetError
+
+
+class _Inline(Executor):
+    """Does the work at once: to start threads takes longer than all the rest of a run."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **keywords))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
 
 ENVIRON = {
     "COS_BUCKET": "flow-logs",
@@ -106,13 +127,15 @@ ENVIRON = {
     "CLOUD_LOGS_ENDPOINT": f"http://127.0.0.1:{LOG_PORT}",
     "FLOWLOG_RETRY_SECONDS": "0",
     "FLOWLOG_CONCURRENCY": "1",
-    "LOG": "DEBUG",
 }
 
 
 @contextmanager
 def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """Gives a function that does one run with these answers and settings."""
+    """Gives a function that does one run with these answers and settings.
+
+    Tokens are those of the run before, unless it is told to ask for new ones.
+    """
     sleep, client = time.sleep, store.create_client
     silent, other = os.pipe()
     answers: Answers = lambda port, request: GOOD[part(port, request)]  # noqa: E731
@@ -127,10 +150,16 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
         if threading.current_thread().name == "watch":
             sleep(seconds)
 
-    def run(environ: Mapping[str, str] = ENVIRON, answering: Answers | None = None) -> Result:
+    def run(
+        environ: Mapping[str, str] = ENVIRON,
+        answering: Answers | None = None,
+        *,
+        new_tokens: bool = False,
+    ) -> Result:
         nonlocal answers
         answers = answering or (lambda port, request: GOOD[part(port, request)])
-        iam.tokens_for.cache_clear()
+        if new_tokens:
+            iam.tokens_for.cache_clear()
         log = io.StringIO()
         monkeypatch.setattr(sys, "stderr", log)
         code = flowlog.run(environ)
@@ -138,6 +167,8 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
 
     monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
     monkeypatch.setattr(time, "sleep", awake)
+    for module in (push.reader, logdna_synchronous):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", _Inline)
     monkeypatch.setattr(store, "create_client", functools.lru_cache(client))
     try:
         yield run
