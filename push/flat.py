@@ -1,4 +1,4 @@
-"""Splits the text of a flat, compact document into the texts of its entries, without rendering.
+"""Takes the text of a flat, compact document's entries as it stands, without rendering it.
 
 Almost every flow log is of this kind: no white space, no escapes, and no value that holds others,
 so that every bracket is a bracket of the structure. Everything else is refused here and rendered
@@ -10,28 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NEVER = (b"\\", b" ", b"\t", b"\n", b"\r", b":-0")
-"""Escapes, white space, and a number that is rendered in another way than it is written."""
+_BRACKETS = b"{}[]"
+_NEVER = b"\\ \t\n\r"
+"""The beginning of an escape, and white space."""
+
+BETWEEN = b"},{"
+"""What stands between two entries, and nowhere else."""
 
 
-def entry_texts(
+def flat_entries(
     text: bytes, fields: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-) -> list[bytes] | None:
-    """The text of each entry, without its braces, as `render` would write it; or None.
+) -> bytes | None:
+    """The text of the entries, `BETWEEN` between them, each as `render` would write it; or None.
 
-    `fields` (with the list itself) and `entries` are what the parser made of `text`. A number that
-    is not an integer keeps its spelling.
+    Without the braces at both ends. `fields` (with the list itself) and `entries` are what the
+    parser made of `text`. A number that is not an integer keeps its spelling.
     """
-    if not entries or text.count(b"[") != 1 or text.count(b"]") != 1:
-        return None
-    # One brace an entry and one for the document: none is inside a text.
-    if text.count(b"{") != len(entries) + 1 or text.count(b"}") != len(entries) + 1:
-        return None
-    if any(unwanted in text for unwanted in _NEVER):
+    # The structure has two brackets, and two braces for each entry and for the document.
+    brackets = 2 + 2 * (len(entries) + 1)
+    if not entries or len(text) - len(text.translate(None, _BRACKETS + _NEVER)) != brackets:
         return None
     # Every field has its colon behind a quote, so with fewer fields than that one stands twice.
     if text.count(b'":') != len(fields) + sum(map(len, entries)):
         return None
-    texts = text[text.index(b"[") + 2 : text.index(b"]") - 1].split(b"},{")
-    # `{}` has no text, and would leave a comma behind.
-    return texts if len(texts) == len(entries) and all(texts) else None
+    # An empty entry would leave a comma behind, and `-0` is rendered as `0`.
+    if b"{}" in text or b":-0" in text:
+        return None
+    return text[text.index(b"[") + 2 : text.index(b"]") - 1]
