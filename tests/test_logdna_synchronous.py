@@ -266,6 +266,17 @@ def test_one_bad_line_fails_alone(roomy: Ingestion) -> None:
     assert len(roomy.requests) < 25
 
 
+def test_many_bad_lines_take_few_others_with_them(roomy: Ingestion) -> None:
+    """64 requests don't show all of them; the others that fail are near one of them."""
+    roomy.refusal = bad(*range(0, 400, 40))
+    receipt = send(delivery(roomy, batch=100_000), 400)
+    assert len(roomy.requests) == SPLIT_REQUESTS
+    assert receipt.accepted == owners_received(roomy)
+    assert receipt.accepted.total() > 200
+    assert receipt.failed.keys() == set(range(400)) - receipt.accepted.keys()
+    assert all(failure.permanent for failure in receipt.failed.values())
+
+
 def test_of_an_object_with_a_bad_line_the_others_are_delivered(roomy: Ingestion) -> None:
     roomy.refusal = lambda text: 422 if "bad" in text else None
     sender = delivery(roomy, batch=100_000)

@@ -299,7 +299,8 @@ def play(seed: int) -> None:
     lines, receipts = list[str](), list[Receipt]()
     for batch in batches(rng, service):
         lines += texts_of(batch)
-        traffic, over = sender.traffic, sender.ended_by
+        traffic = sender.traffic
+        over = next((receipt.ended_by for receipt in receipts if receipt.ended_by), None)
         before, started = (traffic.requests, traffic.retries), clock.now
         receipts.append(sender.send(batch))
         requests_made, retries = traffic.requests - before[0], traffic.retries - before[1]
