@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone
 from bucket.listing import Listing, ObjectRef
@@ -35,10 +35,10 @@ from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
 from push.decoder import FlowLog, decode
-from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import InterruptibleState, Reader
+from push.selection import OBJECT, Selection
 from push.worker import Worker
 
 log = logging.getLogger("flowlog.lib")
@@ -111,46 +111,46 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 
-def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
-    """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
-    flow_log = decode(content)
-    return source_of(flow_log), lines(flow_log, key)
+class Lines:
+    """The lines of one object, and where its flows come from; contract, section 4.
 
-
-def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
-    """One line an entry; contract, section 4. Raises Unreadable."""
-    fields, added = flow_log.fields, {"_app": APP, "key": key}
-    captured = fields.get("capture_end_time")
-    parts = _parts(fields, added)
-    for entry in flow_log.entries:
-        head, own, tail = parts(entry)
-        yield Line(
-            own,
-            milliseconds(entry.get("end_time") or captured),
-            entry.get("action") == "rejected",
-            head,
-            tail,
-        )
-
-
-def _parts(
-    fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], tuple[bytes, bytes, bytes]]:
-    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
-
-    What all lines share is rendered once, unless an entry has a field of the same name.
+    `filtered` counts the flows that were left out so far. Iterating raises Unreadable.
     """
-    always = fields.keys() | added.keys()
-    head = b"{%b," % render({name: fields[name] for name in fields if name not in added})[1:-1]
-    tail = b",%b" % render(added)[1:]
-    apart = bool(fields) and fields.keys().isdisjoint(added)
 
-    def parts(entry: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        if apart and entry and always.isdisjoint(entry):
-            return head, render(entry)[1:-1], tail
-        return b"", render({**fields, **entry, **added}), b""
+    def __init__(self, flow_log: FlowLog, key: str, selection: Selection) -> None:
+        self.source = source_of(flow_log)
+        self.filtered = 0
+        self._flow_log = flow_log
+        self._key = key
+        self._selection = selection
 
-    return parts
+    def __iter__(self) -> Iterator[Line]:
+        fields, added = self._flow_log.fields, fields_added(self._key)
+        captured = fields.get("capture_end_time")
+        wanted = self._selection.tester(fields, added)
+        parts = self._selection.renderer(fields, added)
+        for row, entry in enumerate(self._selection.entries(self._flow_log)):
+            if not wanted(entry, row):
+                self.filtered += 1
+                continue
+            head, own, tail = parts(entry, row)
+            yield Line(
+                own,
+                milliseconds(entry.get("end_time") or captured),
+                entry.get("action") == "rejected",
+                head,
+                tail,
+            )
+
+
+def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
+    """One line an entry that is wanted."""
+    return Lines(flow_log, key, selection or Selection())
+
+
+def fields_added(key: str) -> dict[str, str]:
+    """The fields of a line that are the same for the whole object, and not from it."""
+    return {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
 
 
 def source_of(flow_log: FlowLog) -> Source:
