@@ -12,8 +12,9 @@ import functools
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone
@@ -85,13 +86,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run."""
+    """Which keys of the bucket concern this run, and what is sent of their flows."""
 
     prefix: str
     state_key: str
     shard: Shard
     period: Period = ALWAYS
     """When an object that no event names was written."""
+    selection: Selection = field(default_factory=Selection)
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -113,25 +115,28 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class Lines:
-    """The lines of one object, and where its flows come from; contract, section 4.
+    """The lines of one object; contract, section 4. Iterating raises Unreadable."""
 
-    `filtered` counts the flows that were left out so far. Iterating raises Unreadable.
-    """
+    flow_log: FlowLog
+    key: str
+    selection: Selection
+    filtered: int = 0
+    """How many flows were left out so far."""
 
-    def __init__(self, flow_log: FlowLog, key: str, selection: Selection) -> None:
-        self.source = source_of(flow_log)
-        self.filtered = 0
-        self._flow_log = flow_log
-        self._key = key
-        self._selection = selection
+    @property
+    def source(self) -> Source:
+        """Where the flows come from."""
+        return source_of(self.flow_log)
 
     def __iter__(self) -> Iterator[Line]:
-        fields, added = self._flow_log.fields, fields_added(self._key)
+        fields, key = self.flow_log.fields, self.key
+        added = {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
         captured = fields.get("capture_end_time")
-        wanted = self._selection.tester(fields, added)
-        parts = self._selection.renderer(fields, added)
-        for row, entry in enumerate(self._selection.entries(self._flow_log)):
+        wanted = self.selection.tester(fields, added)
+        parts = self.selection.renderer(fields, added)
+        for row, entry in enumerate(self.selection.entries(self.flow_log)):
             if not wanted(entry, row):
                 self.filtered += 1
                 continue
@@ -146,13 +151,13 @@ class Lines:
 
 
 def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
-    """One line an entry that is wanted."""
+    """One line for each entry that is wanted; all are where nothing is selected."""
     return Lines(flow_log, key, selection or Selection())
 
 
-def fields_added(key: str) -> dict[str, str]:
-    """The fields of a line that are the same for the whole object, and not from it."""
-    return {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
+def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
+    """The lines of an object as stored. Raises Unreadable."""
+    return Lines(decode(content), key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
@@ -202,7 +207,9 @@ class Job:
         self._reader = Reader(store, stop)
         self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
         self._delivery = delivery
-        self._pusher = Pusher(self._reader, delivery, lines_of, tally, on_progress)
+        self._pusher = Pusher(
+            self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
+        )
 
     def listed(
         self,
@@ -252,7 +259,8 @@ class Job:
         self._delivery.send()
 
     def close(self) -> None:
-        """Queued reads and requests are cancelled."""
+        """Queued reads and requests are cancelled; fields that no flow had are warned about."""
+        self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
         self._delivery.close()
 

@@ -19,17 +19,19 @@ OBJECT, ROW = "_object", "_row"
 ADDED = frozenset(("_app", "key", OBJECT, ROW))
 """The fields that are the job's own; no field of an object takes their place."""
 
-NUMBERS = frozenset(
-    """initiator_port target_port transport_protocol bytes_from_initiator packets_from_initiator
-    bytes_from_target packets_from_target cumulative_bytes_from_initiator
-    cumulative_packets_from_initiator cumulative_bytes_from_target cumulative_packets_from_target
-    """.split()
-)
-TEXTS = frozenset(
-    """version collector_crn attached_endpoint_type network_interface_id instance_crn vpc_crn
-    capture_start_time capture_end_time state start_time end_time connection_start_time direction
-    action initiator_ip target_ip ether_type""".split()
-)
+NUMBERS = frozenset((
+    "initiator_port", "target_port", "transport_protocol",
+    "bytes_from_initiator", "packets_from_initiator",
+    "bytes_from_target", "packets_from_target",
+    "cumulative_bytes_from_initiator", "cumulative_packets_from_initiator",
+    "cumulative_bytes_from_target", "cumulative_packets_from_target",
+))  # fmt: skip
+TEXTS = frozenset((
+    "version", "collector_crn", "attached_endpoint_type", "network_interface_id", "instance_crn",
+    "vpc_crn", "capture_start_time", "capture_end_time", "state",
+    "start_time", "end_time", "connection_start_time", "direction", "action", "initiator_ip",
+    "target_ip", "ether_type",
+))  # fmt: skip
 DOCUMENTED = NUMBERS | TEXTS | {"was_initiated", "was_terminated"}
 """The fields of a flow log and its entries, of which some are numbers and some texts (IBM Cloud
 docs, VPC, "Viewing flow log objects")."""
