@@ -188,9 +188,7 @@ def _all_but(
     return parts
 
 
-def _kept(
-    names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Render:
+def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
     """Renders these fields of the same, as far as they are there, in their own order.
 
     The first and the last ones are rendered once, as far as all lines share them.
