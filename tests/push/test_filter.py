@@ -1,4 +1,4 @@
-"""Which flows are sent: an expression means what JMESPath says, and never loses what it can't judge."""
+"""Which flows are sent: as JMESPath says, and nothing is lost that an expression does not fit."""
 
 from __future__ import annotations
 
