@@ -84,8 +84,11 @@ def _of_logdna(request: Any) -> Iterable[str]:
 
 
 def _of_cloud_logs(request: Any) -> Iterable[str]:
-    # The text is an object there; written again, it is what it was before it was put in.
-    return (orjson.dumps(element["text"]).decode() for element in request)
+    # The text is an object there; written again, it is what it was before it was put in, but for
+    # the one field that only these lines have.
+    for element in request:
+        element["text"].pop("_object", None)
+        yield orjson.dumps(element["text"]).decode()
 
 
 _TEXTS: Mapping[str, Callable[[Any], Iterable[str]]] = {
