@@ -14,14 +14,13 @@ from hypothesis import given
 
 from connections.retry import RetryPolicy
 from destinations.base import (
+    Failure,
     KeyRejected,
     Line,
     LineTooLong,
     Receipt,
     ServiceUnavailable,
     Source,
-    Verdict,
-    verdict,
 )
 from destinations.batch import Batch, Packer
 from logdna_synchronous import Delivery, LogDNA
@@ -59,32 +58,17 @@ def send(delivery: Delivery, owners: int = 10, size: int = 100) -> Receipt:
     """One line for each owner; all receipts in one."""
     for owner in range(owners):
         add(delivery, owner, size)
-    accepted, failed, fatal = Counter[int](), dict[int, str](), None
+    accepted, failed, ended_by = Counter[int](), dict[int, Failure](), None
     for receipt in delivery.flush():
         accepted += receipt.accepted
         failed |= receipt.failed
-        fatal = fatal or receipt.fatal
+        ended_by = ended_by or receipt.ended_by
     delivery.close()
-    return Receipt(accepted, failed, fatal)
+    return Receipt(accepted, failed, ended_by)
 
 
 def owners_received(service: Ingestion) -> Counter[int]:
     return Counter(int(text.split()[0]) for text in service.texts)
-
-
-# --- what an answer means ------------------------------------------------------------------------
-
-
-def test_every_status_has_its_meaning() -> None:
-    meanings = {
-        Verdict.DELIVERED: {*range(200, 300)},
-        Verdict.RETRY: {429, *range(500, 600)},
-        Verdict.KEY_REJECTED: {401, 403},
-        Verdict.SPLIT: {413},
-    }
-    for status in range(100, 600):
-        expected = [meaning for meaning, group in meanings.items() if status in group]
-        assert verdict(status) is (expected[0] if expected else Verdict.REFUSED), status
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -243,7 +227,7 @@ def test_time_ends_the_tries_and_a_dead_service_is_not_asked_for_every_batch(
     service.script.always(Answer(503))
     hasty = RetryPolicy(seconds=0.2, first_wait=0.05, longest_wait=0.05)
     receipt = send(delivery(service, hasty), 50)
-    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert isinstance(receipt.ended_by, ServiceUnavailable)
     assert receipt.failed.keys() == set(range(50))
     assert not receipt.accepted
     first = gzip.decompress(service.requests[0].body)
@@ -253,7 +237,7 @@ def test_time_ends_the_tries_and_a_dead_service_is_not_asked_for_every_batch(
 def test_a_retry_after_past_the_time_limit_ends_the_tries(service: Ingestion) -> None:
     service.script.always(Answer(429, {"Retry-After": "3600"}))
     receipt = send(delivery(service), 2)
-    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert isinstance(receipt.ended_by, ServiceUnavailable)
     assert len(service.requests) == 1
 
 
@@ -261,7 +245,7 @@ def test_a_retry_after_past_the_time_limit_ends_the_tries(service: Ingestion) ->
 def test_a_wrong_key_stops_everything_at_once(service: Ingestion, status: int) -> None:
     service.script.next([None, Answer(status)])
     receipt = send(delivery(service), 50)
-    assert isinstance(receipt.fatal, KeyRejected)
+    assert isinstance(receipt.ended_by, KeyRejected)
     assert len(service.requests) == 2
     assert receipt.accepted == owners_received(service)
     assert receipt.failed.keys() | receipt.accepted.keys() == set(range(50))
@@ -281,18 +265,19 @@ def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(service: Ingest
 
     service.script.rule(rule)
     receipt = send(delivery(service, slow, concurrency=2), 20)
-    assert isinstance(receipt.fatal, KeyRejected)
+    assert isinstance(receipt.ended_by, KeyRejected)
     assert receipt.failed.keys() == set(range(20))
 
 
-def test_a_refused_batch_fails_alone(service: Ingestion) -> None:
-    service.script.next([None, Answer(400)])
+def test_a_refused_request_fails_alone(service: Ingestion) -> None:
+    service.script.next([None, Answer(404)])
     receipt = send(delivery(service), 20)
-    assert receipt.fatal is None
+    assert receipt.ended_by is None
     assert receipt.accepted == owners_received(service)
     assert receipt.failed
     assert receipt.failed.keys() | receipt.accepted.keys() == set(range(20))
-    assert all("400" in reason for reason in receipt.failed.values())
+    assert all("404" in failure.reason for failure in receipt.failed.values())
+    assert not any(failure.permanent for failure in receipt.failed.values())
 
 
 def test_a_redirect_is_not_followed(service: Ingestion) -> None:
@@ -311,7 +296,7 @@ def test_too_large_is_split_down_to_single_lines(service: Ingestion) -> None:
     (receipt,) = sender.flush()
     assert receipt.accepted == Counter(range(0, 16, 2)) == owners_received(service)
     assert receipt.failed.keys() == set(range(1, 16, 2))
-    assert receipt.fatal is None
+    assert receipt.ended_by is None
     sender.close()
 
 
@@ -353,7 +338,7 @@ def test_an_answer_that_never_comes_is_given_up_when_stopping(
     add(sender, 0)
     (receipt,) = sender.flush()
     assert receipt.failed.keys() == {0}
-    assert sender.fatal is not None
+    assert sender.ended_by is not None
     sender.close()
 
 
