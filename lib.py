@@ -116,12 +116,18 @@ class Scope:
 def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
     """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
     flow_log = decode(content)
-    return source_of(flow_log), lines(flow_log, key)
+    return replace(source_of(flow_log), fields={**flow_log.fields, **_added(key)}), lines(
+        flow_log, key
+    )
+
+
+def _added(key: str) -> dict[str, str]:
+    return {"_app": APP, "key": key}
 
 
 def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
     """One line an entry; contract, section 4. Raises Unreadable."""
-    fields, added = flow_log.fields, {"_app": APP, "key": key}
+    fields, added = flow_log.fields, _added(key)
     captured = fields.get("capture_end_time")
     parts = _parts(fields, added)
     for entry in flow_log.entries:
@@ -132,6 +138,7 @@ def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
             entry.get("action") == "rejected",
             head,
             tail,
+            entry if head else {name: entry[name] for name in entry if name not in added},
         )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+
+# --- fields --------------------------------------------------------------------------------------
 
 fixed64: Callable[[int], bytes] = struct.Struct("<Q").pack
 
@@ -62,6 +64,9 @@ def any_value(value: object) -> bytes:
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)
     return message(1, text(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+
+
+# --- attributes ----------------------------------------------------------------------------------
 
 
 class Attribute:
@@ -140,3 +145,38 @@ def attributes(fields: Mapping[str, object], attribute: Callable[[str], Attribut
     except (UnicodeEncodeError, IndexError):  # a lone surrogate; an integer of ten bytes
         return b"".join(attribute(name).written(value) for name, value in fields.items())
     return b"".join(parts)
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a message by number, integers and bytes. Raises ValueError."""
+    rest = content
+    while rest:
+        key, rest = _read_varint(rest)
+        number, kind = key >> 3, key & 7
+        if not number or (kind not in _FIXED and kind not in (0, 2)):
+            raise ValueError("no message of protobuf")
+        if kind == 0:
+            value, rest = _read_varint(rest)
+            yield number, value
+            continue
+        size, rest = (_FIXED[kind], rest) if kind in _FIXED else _read_varint(rest)
+        if size > len(rest):
+            raise ValueError("a message of protobuf that was cut")
+        yield number, rest[:size]
+        rest = rest[size:]
+
+
+_FIXED = {1: 8, 5: 4}
+"""The sizes in bytes of values whose kind says it."""
+
+
+def _read_varint(content: bytes) -> tuple[int, bytes]:
+    number = 0
+    for index, byte in enumerate(content[:10]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, content[index + 1 :]
+    raise ValueError("a message of protobuf that was cut")
