@@ -56,21 +56,14 @@ NOT_SENT = {"_app"}
 """`service.name` says what sends."""
 
 
-@dataclass(frozen=True, slots=True)
-class CRNPart:
-    """A part of a CRN (IBM Cloud docs, "Cloud Resource Names") that is an attribute of its own."""
-
-    field: str
-    pattern: str
-    attribute: str
-
-
-CRN_PARTS = (
-    CRNPart("vpc_crn", r"crn(?::[^:]*){5}:a/([^:]+)", "cloud.account.id"),
-    CRNPart("vpc_crn", r"crn(?::[^:]*){4}:([^:]+)", "cloud.region"),
-    CRNPart("instance_crn", r"crn(?::[^:]*){4}:([^:]+)", "cloud.availability_zone"),
-    CRNPart("instance_crn", r"crn:.*:([^:]+)", "host.id"),
-)
+CRN_PARTS = {
+    "cloud.account.id": ("vpc_crn", 6),
+    "cloud.region": ("vpc_crn", 5),
+    "cloud.availability_zone": ("instance_crn", 5),
+    "host.id": ("instance_crn", 9),
+}
+"""Attributes of a resource that are a part of a CRN: of which field, and which part, from 0 on (IBM
+Cloud docs, "Cloud Resource Names")."""
 
 SHORTEST_SECRET = 8
 CREDENTIALS = r"auth|key|token|secret|password"
@@ -223,10 +216,10 @@ def _record_attribute(name: str) -> Attribute:
 
 def _of_crns(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The attributes that are parts of CRNs."""
-    for part in CRN_PARTS:
-        value = fields.get(part.field)
-        if isinstance(value, str) and (found := re.fullmatch(part.pattern, value)):
-            yield part.attribute, found[1]
+    for attribute, (name, number) in CRN_PARTS.items():
+        parts = str(fields.get(name)).split(":", 9)
+        if parts[0] == "crn" and len(parts) == 10 and parts[number]:
+            yield attribute, parts[number].removeprefix("a/")
 
 
 # --- answers -------------------------------------------------------------------------------------

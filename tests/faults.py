@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
 from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.http import HTTPRequest
@@ -23,7 +25,7 @@ ALL, NONE = "all", "none"
 BATCH = "one request"
 """A connection that dies after the service took a request is the one source of repeated lines."""
 
-DESTINATIONS = ("logdna", "cloud-logs")
+DESTINATIONS = ("logdna", "cloud-logs", "otlp")
 REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 """A single answer may then take two seconds."""
@@ -122,6 +124,14 @@ def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
     place.ingestion.script.rule(rule)
 
 
+def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The receiver takes all records but some, and says how many, but not which."""
+    response = ExportLogsServiceResponse()
+    response.partial_success.rejected_log_records = 3
+    response.partial_success.error_message = "too old"
+    place.ingestion.script.always(Answer(200, body=response.SerializeToString()))
+
+
 def revoked(place: Place, _: Sequence[FlowLogObject]) -> None:
     """The token of the first request has expired when it arrives."""
 
@@ -139,8 +149,14 @@ LOG_SERVICE = [
     *(
         Row(f"{status} three times", answers(*[Answer(status, {"Retry-After": "0"})] * 3),
             f"it answered {status}")
-        for status in (500, 502, 503, 504)
+        for status in (502, 503, 504)
     ),
+    Row("500 three times", answers(*[Answer(500, {"Retry-After": "0"})] * 3), "it answered 500",
+        destinations=("logdna", "cloud-logs")),
+    Row("500, which may not be sent again", answers(Answer(500)), "refused the lines (500)", 1, ALL,
+        destinations=("otlp",)),
+    Row("200 with records that were not taken", partial_success, "refused 3 of", 1, ALL,
+        destinations=("otlp",), repeated="not received"),
     Row("a reset before the answer", answers(Reset()), "the connection broke"),
     Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=30)),
         "the connection broke", repeated=BATCH),
