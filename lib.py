@@ -12,9 +12,10 @@ import functools
 import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
@@ -35,10 +36,10 @@ from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
 from push.decoder import FlowLog, decode
-from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import InterruptibleState, Reader
+from push.selection import OBJECT, Selection
 from push.worker import Worker
 
 log = logging.getLogger("flowlog.lib")
@@ -85,13 +86,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run."""
+    """Which keys of the bucket concern this run, and what is sent of their flows."""
 
     prefix: str
     state_key: str
     shard: Shard
     period: Period = ALWAYS
     """When an object that no event names was written."""
+    selection: Selection = field(default_factory=Selection)
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -113,53 +115,54 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 
-def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
-    """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
-    flow_log = decode(content)
-    return replace(source_of(flow_log), fields={**flow_log.fields, **_added(key)}), lines(
-        flow_log, key
-    )
+@dataclass(slots=True)
+class Lines:
+    """The lines of one object; contract, section 4. Iterating raises Unreadable."""
+
+    flow_log: FlowLog
+    key: str
+    selection: Selection
+    filtered: int = 0
+    """How many flows were left out so far."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from, and what their lines have in common."""
+        shared = self.selection.shared(self.flow_log.fields, self._added())
+        return replace(source_of(self.flow_log), fields=shared)
+
+    def _added(self) -> dict[str, Any]:
+        digest = sha256(self.key.encode()).hexdigest()
+        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
+
+    def __iter__(self) -> Iterator[Line]:
+        fields, added = self.flow_log.fields, self._added()
+        captured = fields.get("capture_end_time")
+        wanted = self.selection.tester(fields, added)
+        parts = self.selection.renderer(fields, added)
+        for row, entry in enumerate(self.selection.entries(self.flow_log)):
+            if not wanted(entry, row):
+                self.filtered += 1
+                continue
+            head, own, tail, values = parts(entry, row)
+            yield Line(
+                own,
+                milliseconds(entry.get("end_time") or captured),
+                entry.get("action") == "rejected",
+                head,
+                tail,
+                values,
+            )
 
 
-def _added(key: str) -> dict[str, str]:
-    return {"_app": APP, "key": key}
+def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
+    """One line for each entry that is wanted; all are where nothing is selected."""
+    return Lines(flow_log, key, selection or Selection())
 
 
-def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
-    """One line an entry; contract, section 4. Raises Unreadable."""
-    fields, added = flow_log.fields, _added(key)
-    captured = fields.get("capture_end_time")
-    parts = _parts(fields, added)
-    for entry in flow_log.entries:
-        head, own, tail = parts(entry)
-        yield Line(
-            own,
-            milliseconds(entry.get("end_time") or captured),
-            entry.get("action") == "rejected",
-            head,
-            tail,
-            entry if head else {name: entry[name] for name in entry if name not in added},
-        )
-
-
-def _parts(
-    fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], tuple[bytes, bytes, bytes]]:
-    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
-
-    What all lines share is rendered once, unless an entry has a field of the same name.
-    """
-    always = fields.keys() | added.keys()
-    head = b"{%b," % render({name: fields[name] for name in fields if name not in added})[1:-1]
-    tail = b",%b" % render(added)[1:]
-    apart = bool(fields) and fields.keys().isdisjoint(added)
-
-    def parts(entry: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        if apart and entry and always.isdisjoint(entry):
-            return head, render(entry)[1:-1], tail
-        return b"", render({**fields, **entry, **added}), b""
-
-    return parts
+def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
+    """The lines of an object as stored. Raises Unreadable."""
+    return Lines(decode(content), key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
@@ -209,7 +212,9 @@ class Job:
         self._reader = Reader(store, stop)
         self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
         self._delivery = delivery
-        self._pusher = Pusher(self._reader, delivery, lines_of, tally, on_progress)
+        self._pusher = Pusher(
+            self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
+        )
 
     def listed(
         self,
@@ -259,7 +264,8 @@ class Job:
         self._delivery.send()
 
     def close(self) -> None:
-        """Queued reads and requests are cancelled."""
+        """Queued reads and requests are cancelled; fields that no flow had are warned about."""
+        self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
         self._delivery.close()
 

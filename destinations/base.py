@@ -193,6 +193,8 @@ class Destination(ABC):
     request_limit_bytes: ClassVar[int]
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
+    extra_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that a line has, though others do not, unless FLOWLOG_FIELDS takes them away."""
     oldest_hours: ClassVar[float] = 24
     newest_hours: ClassVar[float] = 24
     """A line whose time is further away from now bears the time of sending."""

@@ -57,6 +57,8 @@ class CloudLogs(Destination):
     request_limit_bytes = 2_000_000
     line_limit_bytes = 32_000
     long_line = LongLine.DROPPED
+    # A key is longer than the 256 characters up to which a value is indexed.
+    extra_fields = ("_object",)
     # What is older than 24 hours is not accepted at all, so there is a margin for retries.
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60

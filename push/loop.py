@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
 from bucket.listing import ObjectRef
@@ -57,7 +57,23 @@ OnSettled = Callable[[Sequence[Settled]], None]
 
 OnProgress = Callable[[Progress], None]
 
-LinesOf = Callable[[bytes, str], tuple[Source, Iterable[Line]]]
+
+class Lines(Protocol):
+    """The lines of one object; iterating raises Unreadable."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from."""
+
+    @property
+    def filtered(self) -> int:
+        """How many flows were left out so far."""
+
+    def __iter__(self) -> Iterator[Line]:
+        """Makes the lines."""
+
+
+LinesOf = Callable[[bytes, str], Lines]
 """Makes an object, as stored, and its key into lines. Raises Unreadable."""
 
 
@@ -126,7 +142,11 @@ class Pusher:
         broken_reads = BrokenReads()
         for ref, body in self._reader.bodies(push.refs):
             self._begin(push, ref, body)
-            push.settle_and_tell(self._delivery.receipts(wait=len(push.ledger) > OPEN_OBJECTS))
+            full = len(push.ledger) > OPEN_OBJECTS
+            if full:
+                # Where a filter leaves few lines, the oldest object's may wait for a full batch.
+                self._delivery.send()
+            push.settle_and_tell(self._delivery.receipts(wait=full))
             broken_reads.check(body)
             if self._delivery.ended_by:
                 raise PushEnded(str(self._delivery.ended_by))
@@ -148,9 +168,9 @@ class Pusher:
         ledger.close(number, gone=isinstance(body, ObjectGone))
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
-        source, lines = self._lines_of(content, key)
-        added = self._delivery.add(number, lines, source)
-        ledger.add_lines(number, added.lines)
+        lines = self._lines_of(content, key)
+        added = self._delivery.add(number, lines, lines.source)
+        ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:

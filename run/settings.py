@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import lib
@@ -16,6 +17,7 @@ from bucket.store import CONCURRENCY, HMAC
 from connections.iam import IAM
 from connections.retry import RetryPolicy
 from destinations.base import Destination
+from push.selection import Fields, Selection, parse_fields
 from run.environment import (
     IAM_URL,
     Environment,
@@ -26,6 +28,9 @@ from run.environment import (
 )
 from run.event import TIMER, parse_event
 from run.report import parse_level
+
+if TYPE_CHECKING:
+    from push.filter import Filter
 
 DESTINATIONS: Mapping[str, str] = {
     "logdna": "logdna_synchronous:LogDNA",
@@ -73,6 +78,8 @@ class Settings:
     event: lib.Event | None
     period: Period
     """Which objects concern a run without an event."""
+    selection: Selection
+    """What is sent of each object."""
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -122,11 +129,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         bucket = event.bucket
     if (tries := env.parsed("JOB_INDEX_RETRY_COUNT", parse_number, 0)) and not event:
         env.warnings += _repetition(mode, tries)
+    destination = _destination(env)
     settings = Settings(
         bucket=bucket,
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
-        destination=_destination(env),
+        destination=destination,
         retry=retry,
         concurrency=concurrency,
         mode=mode,
@@ -135,6 +143,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         shard=_shard(env, mode),
         event=event,
         period=_period(env),
+        selection=_selection(env, destination),
         warnings=tuple(env.warnings),
     )
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
@@ -178,6 +187,22 @@ def _period(env: Environment) -> Period:
     elif since is not None and until is not None and since >= until:
         env.fault("FLOWLOG_SINCE must be before FLOWLOG_UNTIL: no object lies between them")
     return Period(since, until)
+
+
+def _selection(env: Environment, destination: Destination) -> Selection:
+    """What FLOWLOG_FIELDS and FLOWLOG_WHERE choose."""
+    fields = env.parsed("FLOWLOG_FIELDS", parse_fields, Fields())
+    where = env.parsed("FLOWLOG_WHERE", _parse_where, None)
+    if where:
+        env.warnings += where.warnings()
+    return Selection(fields.with_default(destination.extra_fields), where)
+
+
+def _parse_where(text: str) -> Filter:
+    # Only where there is a filter: it brings jmespath along.
+    from push.filter import Filter
+
+    return Filter(text)
 
 
 def _repetition(mode: str, tries: int) -> Iterable[str]:
