@@ -131,7 +131,7 @@ class Lines:
         shared = self.selection.shared(self.flow_log.fields, self._added())
         return replace(source_of(self.flow_log), fields=shared)
 
-    def _added(self) -> dict[str, Any]:
+    def _added(self) -> dict[str, str]:
         digest = sha256(self.key.encode()).hexdigest()
         return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 

@@ -22,7 +22,17 @@ from connections.network import unusable
 from connections.time_limit import time_limit
 from destinations import answers
 from destinations.base import Destination, Line, LongLine, Run, Source, Variables, gzipped
-from destinations.protobuf import Attribute, attributes, fields, fixed64, message, tag, varint
+from destinations.protobuf import (
+    Attribute,
+    any_value,
+    attributes,
+    fields,
+    fixed64,
+    key_value,
+    message,
+    tag,
+    varint,
+)
 
 SERVICE_NAME = "vpc-flow-logs"
 SCOPE_NAME = "flowlog"
@@ -137,7 +147,7 @@ class OTLP(Destination):
             if name not in RECORD_ATTRIBUTES and name not in NOT_SENT:
                 own[RESOURCE_ATTRIBUTES.get(name, OTHERS + name)] = value
         everything = {**own, **self.resource}.items()
-        written = (Attribute(_IN_RESOURCE, name).written(value) for name, value in everything)
+        written = (key_value(_IN_RESOURCE, name, any_value(value)) for name, value in everything)
         return message(_RESOURCE, *written)
 
     def parts(

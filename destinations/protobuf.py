@@ -69,8 +69,13 @@ def any_value(value: object) -> bytes:
 # --- attributes ----------------------------------------------------------------------------------
 
 
+def key_value(field: int, name: str, value: bytes) -> bytes:
+    """An attribute, `KeyValue`, as this field of a message; `value` is an `AnyValue`."""
+    return message(field, message(1, text(name)), message(2, value))
+
+
 class Attribute:
-    """Writes attributes of one name, `KeyValue`, as this field of a message.
+    """Writes attributes of one name, as this field of a message, again and again.
 
     `words` takes the place of some values.
     """
@@ -79,7 +84,7 @@ class Attribute:
 
     def __init__(self, field: int, name: str, words: Mapping[object, str] | None = None) -> None:
         self._field = field
-        self._name = message(1, text(name))
+        self._name = name
         self.words = words
         self.booleans = [self._whole(any_value(value)) for value in (False, True)]
         self.before_text = _Before(lambda size: self._whole(message(1, bytes(size))))
@@ -99,7 +104,7 @@ class Attribute:
         return value
 
     def _whole(self, value: bytes) -> bytes:
-        return message(self._field, self._name, message(2, value))
+        return key_value(self._field, self._name, value)
 
 
 class _Before(dict[int, bytes]):

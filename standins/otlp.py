@@ -106,6 +106,14 @@ class OTLP(LogService):
             self.last = last
 
 
+def flows(body: bytes) -> Iterator[dict[str, object]]:
+    """The fields of the lines that a request's records were made from. Raises Refused."""
+    for resource_logs in parsed(body).resource_logs:
+        resource = attributes(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            yield from (flow(resource, record) for record in scope_logs.log_records)
+
+
 def parsed(body: bytes) -> ExportLogsServiceRequest:
     """The request of a body by the official messages. Raises Refused."""
     request = ExportLogsServiceRequest()
