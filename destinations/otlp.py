@@ -144,7 +144,7 @@ class OTLP(Destination):
         """The resource of an object's records."""
         own: dict[str, Any] = {"cloud.provider": "ibm_cloud", **dict(_of_crns(source.fields))}
         for name, value in source.fields.items():
-            if name not in RECORD_ATTRIBUTES and name not in NOT_SENT:
+            if name != "key" and name not in NOT_SENT:
                 own[RESOURCE_ATTRIBUTES.get(name, OTHERS + name)] = value
         everything = {**own, **self.resource}.items()
         written = (key_value(_IN_RESOURCE, name, any_value(value)) for name, value in everything)
@@ -165,7 +165,7 @@ class OTLP(Destination):
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines into records without their tag. `now` in UTC milliseconds."""
         observed = _OBSERVED_TIME + _nanoseconds(now)
-        shared = {name: v for name, v in source.fields.items() if name in RECORD_ATTRIBUTES}
+        shared = {name: v for name, v in source.fields.items() if name == "key"}
         end = attributes(shared, _record_attribute)
 
         def render(line: Line) -> bytes:

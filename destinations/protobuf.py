@@ -22,9 +22,12 @@ _INT64 = range(-(1 << 63), 1 << 63)
 
 
 def varint(number: int) -> bytes:
-    """An integer of int64, seven bits a byte, the lowest first; a negative one takes ten bytes."""
+    """An integer of int64, seven bits a byte, the lowest first; a negative one takes ten bytes.
+
+    Raises OverflowError for one that is below.
+    """
     if number < 0:
-        number &= 0xFFFF_FFFF_FFFF_FFFF
+        number = int.from_bytes(number.to_bytes(8, "little", signed=True), "little")
     if number < 0x80:
         return _LAST[number]
     if number < 0x4000:
@@ -147,7 +150,8 @@ def attributes(fields: Mapping[str, object], attribute: Callable[[str], Attribut
                 add(found.booleans[value])  # type: ignore[call-overload]
             else:
                 add(found.written(value))
-    except (UnicodeEncodeError, IndexError):  # a lone surrogate; an integer of ten bytes
+    except (UnicodeEncodeError, IndexError, OverflowError):
+        # A lone surrogate, an integer of ten bytes or more, one below int64.
         return b"".join(attribute(name).written(value) for name, value in fields.items())
     return b"".join(parts)
 
