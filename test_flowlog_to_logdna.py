@@ -119,6 +119,17 @@ def progress_bar() -> OnProgress | None:
     return show
 
 
+DRY_RUN = {
+    # STATE must not claim that something was delivered.
+    "FLOWLOG_MODE": "simple",
+    # What a destination needs, so that the lines are those of this destination without it.
+    "LOGDNA_ENDPOINT": "dry-run.invalid",
+    "LOGDNA_INGESTION_KEY": "dry-run-key",
+    "CLOUD_LOGS_ENDPOINT": "dry-run.invalid",
+}
+"""The settings that a dry run has in place of those in the ini file."""
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -136,10 +147,10 @@ def prepare(arguments: argparse.Namespace) -> dict[str, str]:
     """The job's environment. Raises Unusable and what the job itself would raise."""
     environ = reachable_from_desk(read_ini(arguments.ini))
     if arguments.dry_run:
-        # STATE must not claim that something was delivered.
-        environ["FLOWLOG_MODE"] = "simple"
-        environ |= {"LOG_DESTINATION": "logdna", "LOGDNA_ENDPOINT": "dry-run.invalid"}
-        environ["LOGDNA_INGESTION_KEY"] = "dry-run"
+        environ |= DRY_RUN
+        if environ.get("COS_HMAC_ACCESS_KEY_ID"):
+            # The bucket needs no other credentials, and a destination that would is not asked.
+            environ["APIKEY"] = environ.get("APIKEY") or "dry-run-key"
     if arguments.all:
         return environ
     key = arguments.key

@@ -21,10 +21,23 @@ from bench.server import Keys
 from bucket.fetch import Fetcher
 from bucket.store import Store, authorization, create_client
 from connections.iam import IAM, ApiKey
+from push.decoder import decode
+from run.settings import read_settings
 from standins.flowlogs import flow_log_objects
 
 PROFILED_GETS = 20
 BATCH_BYTES = 2_000_000
+DUMMY = {
+    "COS_BUCKET": "b",
+    "COS_ENDPOINT": "localhost",
+    "COS_CRN": "crn:v1:x",
+    "APIKEY": "an-api-key",
+    "LOGDNA_ENDPOINT": "localhost",
+    "LOGDNA_INGESTION_KEY": "an-ingestion-key",
+    "CLOUD_LOGS_ENDPOINT": "localhost",
+}
+"""Settings of a run that never begins."""
+
 DAY = datetime(2026, 11, 24, 10, tzinfo=UTC)
 
 
@@ -123,12 +136,21 @@ def package(name: str, module: str) -> dict[str, float]:
     return {"bytes": size, "import": float(printed)}
 
 
+def line_bytes(destination: str, rows: str, choice: str) -> dict[str, float]:
+    """Bytes of a line on average, uncompressed, as log services bill them."""
+    settings = read_settings({**DUMMY, "LOG_DESTINATION": destination, **json.loads(choice)})
+    (item,) = flow_log_objects(1, int(rows), newest=DAY)
+    sizes = [line.size for line in lib.lines(decode(item.body), item.key, settings.selection)]
+    return {"bytes": sum(sizes) / max(len(sizes), 1)}
+
+
 MEASURES: Mapping[str, Callable[..., Mapping[str, Any]]] = {
     "floor": floor,
     "gets": gets,
     "shards": shards,
     "plain-keys": plain_keys,
     "package": package,
+    "line-bytes": line_bytes,
 }
 
 if __name__ == "__main__":

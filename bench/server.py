@@ -90,8 +90,9 @@ def _of_logdna(body: bytes) -> Iterable[str]:
 def _of_cloud_logs(body: bytes) -> Iterable[str]:
     # The text is an object there; written again, it is what it was before it was put in, but for
     # the field that it has only there.
-    texts = (element["text"] for element in orjson.loads(body))
-    return (orjson.dumps({n: v for n, v in t.items() if n != "_object"}).decode() for t in texts)
+    for element in orjson.loads(body):
+        element["text"].pop("_object", None)
+        yield orjson.dumps(element["text"]).decode()
 
 
 def _of_otlp(body: bytes) -> Iterable[str]:

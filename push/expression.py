@@ -239,7 +239,7 @@ def compiled(node: Node) -> Evaluate:
         return _constant(node["value"])
     if kind not in _BUILT:
         return functools.partial(_INTERPRETER.visit, node)
-    return _BUILT[kind](node, [compiled(child) for child in node["children"]])
+    return _BUILT[kind](node, [compiled(child) for child in _children(node)])
 
 
 def _constant(value: Any) -> Evaluate:
@@ -276,6 +276,21 @@ def _build_cidr(node: Node, parts: list[Evaluate]) -> Evaluate:
     return lambda flow: lies_in(address(flow))
 
 
+def _build_function(node: Node, parts: list[Evaluate]) -> Evaluate:
+    if not _is_list_of_choices(node):
+        return functools.partial(_INTERPRETER.visit, node)
+    choices, value = node["children"][0]["value"], parts[1]
+    return lambda flow: value(flow) in choices
+
+
+def _is_list_of_choices(node: Node) -> bool:
+    """Whether this is ``contains(`[22, 3389]`, target_port)`` or the like."""
+    if node["value"] != "contains":
+        return False
+    first = node["children"][0]
+    return first["type"] == "literal" and isinstance(first["value"], list)
+
+
 def _build_comparator(node: Node, parts: list[Evaluate]) -> Evaluate:
     (left, right), compare = parts, _comparison(node["value"])
     last = node["children"][1]
@@ -299,4 +314,5 @@ _BUILT: Mapping[str, Callable[[Node, list[Evaluate]], Evaluate]] = {
     "not_expression": _build_not,
     "comparator": _build_comparator,
     "cidr": _build_cidr,
+    "function_expression": _build_function,
 }
