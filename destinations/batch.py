@@ -85,8 +85,8 @@ class Batch:
         )
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches that together are this one, in the same order."""
-        middle = len(self) // 2
+        """Two batches that together are this one, in the same order; it has two lines at least."""
+        middle = self._middle()
         cut = self.ends[middle - 1]
         run = bisect_right(self.firsts, middle - 1)
         other = bisect_right(self.firsts, middle)
@@ -106,6 +106,12 @@ class Batch:
                 firsts=(0, *(first - middle for first in self.firsts[other:])),
             ),
         )
+
+    def _middle(self) -> int:
+        """Where to halve: between two objects if that is near, since objects fail as a whole."""
+        half, quarter = len(self) // 2, len(self) // 4
+        near = min(self.firsts, key=lambda first: abs(first - half))
+        return near if abs(near - half) <= quarter and near else half
 
 
 class Packer:
