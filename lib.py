@@ -127,12 +127,16 @@ class Lines:
 
     @property
     def source(self) -> Source:
-        """Where the flows come from."""
-        return source_of(self.flow_log)
+        """Where the flows come from, and what their lines have in common."""
+        shared = self.selection.shared(self.flow_log.fields, self._added())
+        return replace(source_of(self.flow_log), fields=shared)
+
+    def _added(self) -> dict[str, str]:
+        digest = sha256(self.key.encode()).hexdigest()
+        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
     def __iter__(self) -> Iterator[Line]:
-        fields, key = self.flow_log.fields, self.key
-        added = {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
+        fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
@@ -140,13 +144,14 @@ class Lines:
             if not wanted(entry, row):
                 self.filtered += 1
                 continue
-            head, own, tail = parts(entry, row)
+            head, own, tail, values = parts(entry, row)
             yield Line(
                 own,
                 milliseconds(entry.get("end_time") or captured),
                 entry.get("action") == "rejected",
                 head,
                 tail,
+                values,
             )
 
 

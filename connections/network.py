@@ -6,7 +6,7 @@ import functools
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,7 +57,7 @@ def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
     for name in reversed(CA_SETTINGS):
         if value := environ.get(name, "").strip():
             ca, setting = Path(value), name
-    if setting and (why := _unusable(ca)):
+    if setting and (why := unusable(ca)):
         faults.append(f"{setting} names a file or directory of certificates that {why}")
     proxies = {}
     for scheme, name in _PROXY_SETTINGS.items():
@@ -73,7 +73,8 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
     return (environ.get(name.lower(), "") or environ.get(name, "")).strip()
 
 
-def _unusable(ca: Path) -> str | None:
+def unusable(ca: Path) -> str | None:
+    """Why this is no file or directory of certificates; None where it is one."""
     if ca.is_dir():
         return None if any(ca.iterdir()) else "is empty"
     if not ca.is_file():
@@ -100,6 +101,9 @@ def network() -> Network:
 
 
 @functools.cache
-def tls_context() -> ssl.SSLContext:
-    """The TLS context of all connections: reading the list takes longer than a connection does."""
-    return network().context()
+def tls_context(ca: str | None = None) -> ssl.SSLContext:
+    """The TLS context of all connections, or of those that trust `ca` in place of the usual list.
+
+    Reading a list takes longer than a connection does.
+    """
+    return (replace(network(), ca=Path(ca)) if ca else network()).context()

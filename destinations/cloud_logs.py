@@ -86,7 +86,7 @@ class CloudLogs(Destination):
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
 
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body as it is: whether the service takes compressed ones is not documented."""
         return b"".join(parts)
 

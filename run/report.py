@@ -127,8 +127,8 @@ def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) ->
         "failed": failed,
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
-        "remarks": traffic.remarks if traffic else 0,
         "filtered": tally.filtered,
+        "remarks": traffic.remarks if traffic else 0,
         "seconds": round(seconds, 3),
         "version": VERSION,
     }

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import lib
 from bucket.listing import Period
 from bucket.store import CONCURRENCY, HMAC
 from connections.iam import IAM
 from connections.retry import RetryPolicy
-from destinations.base import Destination, Variables
-from destinations.cloud_logs import CloudLogs
-from logdna_synchronous import LogDNA
+from destinations.base import Destination
 from push.selection import Fields, Selection, parse_fields
 from run.environment import (
     IAM_URL,
@@ -33,11 +32,12 @@ from run.report import parse_level
 if TYPE_CHECKING:
     from push.filter import Filter
 
-DESTINATIONS: Mapping[str, Callable[[Variables], Destination]] = {
-    "logdna": LogDNA.read,
-    "cloud-logs": CloudLogs.read,
+DESTINATIONS: Mapping[str, str] = {
+    "logdna": "logdna_synchronous:LogDNA",
+    "cloud-logs": "destinations.cloud_logs:CloudLogs",
+    "otlp": "destinations.otlp:OTLP",
 }
-"""By the value of LOG_DESTINATION."""
+"""Module and class by the value of LOG_DESTINATION; only the one that is used is imported."""
 
 PUSH_ALL_AGAIN = ("simple", "remember")
 """Modes in which another run without an event pushes the same objects again."""
@@ -48,6 +48,9 @@ MOST_RETRY_SECONDS = 1200
 MOST_CONCURRENCY = 256
 
 _SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
+_SECRET_LISTS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
+_SHORTEST_MASKED = 8
+"""Of a header's value: a shorter one, such as a tenant's number, would mask half of the log."""
 
 
 class Unusable(Exception):
@@ -82,7 +85,14 @@ class Settings:
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
     """The values that no log line may show."""
-    return [value for name in _SECRETS if (value := environ.get(name, "").strip())]
+    secrets = [value for name in _SECRETS if (value := environ.get(name, "").strip())]
+    for name in _SECRET_LISTS:
+        for pair in environ.get(name, "").split(","):
+            value = pair.partition("=")[2].strip()
+            # As it stands, decoded, and without `Basic` or `Bearer` before it.
+            forms = (value, unquote(value), unquote(value).rpartition(" ")[2])
+            secrets += [form for form in forms if len(form) >= _SHORTEST_MASKED]
+    return secrets
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
@@ -216,8 +226,9 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
 
 def _destination(env: Environment) -> Destination:
     """The log service that LOG_DESTINATION names."""
-    default = DESTINATIONS["logdna"]
-    return env.parsed("LOG_DESTINATION", _parse_destination, default)(env)
+    where = env.parsed("LOG_DESTINATION", _parse_destination, DESTINATIONS["logdna"])
+    destination: Destination = pkgutil.resolve_name(where).read(env)
+    return destination
 
 
 def _parse_mode(text: str) -> str:
@@ -247,7 +258,7 @@ def _parse_concurrency(text: str) -> int:
     return number
 
 
-def _parse_destination(text: str) -> Callable[[Variables], Destination]:
+def _parse_destination(text: str) -> str:
     if text not in DESTINATIONS:
         raise ValueError(f"must be one of: {', '.join(DESTINATIONS)}")
     return DESTINATIONS[text]

@@ -18,7 +18,7 @@ def place() -> Iterator[Place]:
         yield fresh
 
 
-@pytest.fixture(params=["logdna", "cloud-logs"])
+@pytest.fixture(params=["logdna", "cloud-logs", "otlp"])
 def either(request: pytest.FixtureRequest) -> Iterator[Place]:
     """The same with each of the destinations."""
     with services(request.param) as fresh:

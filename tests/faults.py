@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
 from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
 from standins.flowlogs import FlowLogObject, expected_lines, flow_log_objects
 from standins.http import HTTPRequest
@@ -24,8 +26,8 @@ ALL, NONE = "all", "none"
 BATCH = "one request"
 """A connection that dies after the service took a request is the one source of repeated lines."""
 
-DESTINATIONS = ("logdna", "cloud-logs")
-NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs"}
+DESTINATIONS = ("logdna", "cloud-logs", "otlp")
+NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs", "otlp": "OTLP"}
 REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
 ERROR = Answer(200, body=b'{"status":"error","error":"try later"}')
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
@@ -135,6 +137,14 @@ def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
     place.ingestion.refusal = lambda text: 400 if key in text else None
 
 
+def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The receiver takes all records but some, and says how many, but not which."""
+    response = ExportLogsServiceResponse()
+    response.partial_success.rejected_log_records = 3
+    response.partial_success.error_message = "too old"
+    place.ingestion.script.always(Answer(200, body=response.SerializeToString()))
+
+
 def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
     """One in so many lines is answered with this status when it comes for the first time."""
 
@@ -211,8 +221,14 @@ LOG_SERVICE = [
     *(
         Row(f"{status} three times", answers(*[Answer(status, {"Retry-After": "0"})] * 3),
             f"it answered {status}")
-        for status in (500, 502, 503, 504)
+        for status in (502, 503, 504)
     ),
+    Row("500 three times", answers(*[Answer(500, {"Retry-After": "0"})] * 3), "it answered 500",
+        destinations=("logdna", "cloud-logs")),
+    Row("500, which may not be sent again", answers(Answer(500)), "refused the lines (500)", 1, ALL,
+        destinations=("otlp",)),
+    Row("200 with records that were not taken", partial_success, "refused 3 of", 1, ALL,
+        destinations=("otlp",), repeated="not received"),
     Row("a reset before the answer", answers(Reset()), "the connection broke"),
     Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=30)),
         "the connection broke", repeated=BATCH),
@@ -224,7 +240,8 @@ LOG_SERVICE = [
     *(
         Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
             repeated="not received", remarks=remarks, destinations=(destination,))
-        for destination, says, remarks in (("logdna", "summary", 0), ("cloud-logs", "<html>", 1))
+        for destination, says, remarks in (
+            ("logdna", "summary", 0), ("cloud-logs", "<html>", 1), ("otlp", "<html>", 1))
     ),
     Row("a redirect", always(REDIRECT),
         "refused the lines (307)", 1, ALL),
@@ -246,7 +263,10 @@ LOG_SERVICE = [
     Row("503 while a request is split",
         both(refused(400, (1, 3)), answers(None, None, Answer(503), Reset())), "it answered 503", 1,
         (1,), missing=1),
-    Row("408 and 425, twice each", answers(*[Answer(408), Answer(425)] * 2), "it answered 425"),
+    Row("408 and 425, twice each", answers(*[Answer(408), Answer(425)] * 2), "it answered 425",
+        destinations=("logdna", "cloud-logs")),
+    Row("408, which may not be sent again", answers(Answer(408)), "refused the lines (408)", 1, ALL,
+        destinations=("otlp",)),
     Row("207: one line in three is not taken at first", not_at_first(500, every=3),
         "it did not take 7 of 20 (500)", destinations=("logdna",)),
     Row("207: two lines are refused", never(400, (0, 2), (2, 4)), "refused the lines (400)", 1,
@@ -423,12 +443,20 @@ STORE = [
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One object among good ones: the lines it gives, or why it is refused."""
+    """One object among good ones: the lines it gives, or why it is refused.
+
+    `by_otlp` are the lines where an attribute can't hold what JSON can.
+    """
 
     what: str
     make: Callable[[], bytes]
     lines: tuple[str, ...] = ()
     refused: str = ""
+    by_otlp: tuple[str, ...] = ()
+
+    def lines_at(self, destination: str) -> tuple[str, ...]:
+        """The lines that this destination receives."""
+        return self.by_otlp if self.by_otlp and destination == "otlp" else self.lines
 
 
 KEY = PREFIX + "hostile"
@@ -470,15 +498,17 @@ HOSTILE = [
     Hostile("Infinity", value(b"-Infinity"), refused="-Infinity is not JSON"),
     Hostile("10,000 levels of nesting", value(b"[" * 10_000 + b"]" * 10_000), refused="bad JSON"),
     Hostile("an integer of 5,000 digits", value(b"9" * 5_000), refused="bad JSON"),
-    Hostile("an integer of 100 digits", value(b"9" * 100), (f'{{"a":{"9" * 100},{END}',)),
+    Hostile("an integer of 100 digits", value(b"9" * 100), (f'{{"a":{"9" * 100},{END}',),
+            by_otlp=(f'{{"a":"{"9" * 100}",{END}',)),
     Hostile("duplicate fields", plain(flows(b'{"a":1,"a":2}')), (f'{{"a":2,{END}',)),
     Hostile("`flow_logs` that is null", plain(b'{"flow_logs":null}'), refused="no list"),
     Hostile("`flow_logs` that is a string", plain(b'{"flow_logs":"x"}'), refused="no list"),
     Hostile("`flow_logs` that is an object", plain(b'{"flow_logs":{}}'), refused="no list"),
     Hostile("`flow_logs` that holds a number", plain(flows(b"{},1")), refused="not an object"),
     Hostile("an entry with fields `key` and `_app`", plain(flows(b'{"key":"x","_app":"y"}')),
-            (f'{{"key":"{KEY}","_app":"FLCE"}}',)),
-    Hostile("a lone surrogate", value(b'"\\ud800"'), (f'{{"a":"\\ud800",{END}',)),
+            (f'{{"key":"{KEY}","_app":"FLCE"}}',), by_otlp=(f"{{{END}",)),
+    Hostile("a lone surrogate", value(b'"\\ud800"'), (f'{{"a":"\\ud800",{END}',),
+            by_otlp=(f'{{"a":"\\\\ud800",{END}',)),
     Hostile("an entry over the limit on unpacked size", value(b'"' + b"x" * 65_000_000 + b'"'),
             refused="too large"),
     Hostile("a million entries", lambda: gzip.compress(flows(b",".join(
