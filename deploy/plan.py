@@ -104,11 +104,9 @@ class Deployment:
         """What makes the account as the ini file says. Raises Failed for what is not ours."""
         ours, others = self.ours(found)
         if others:
-            what = "; ".join(shlex.join(self.look_ups()[kind]) for kind in others)
-            raise Failed(
-                f"not made by this deployment, although it has its names: {what}\n"
-                "Choose another name in [deploy], or remove it yourself."
-            )
+            what = "\n".join(shown(self.look_ups()[kind]) for kind in others)
+            advice = "Choose another name in [deploy], or remove what is there yourself."
+            raise Failed(f"not made by this deployment, though it has its names:\n{what}\n{advice}")
         trigger, other = ("cron", "cos") if self.follows else ("cos", "cron")
         start = "--schedule {schedule}"
         if not self.follows:
@@ -254,6 +252,18 @@ def grants(policy: Json, create: Words) -> bool:
     known = (READ, WRITE, SEND)
     granted = [role for role in known if role.replace(" ", "").lower() in said]
     return roles.split(",") == granted and {text.lower() for text in where} <= said | {"bucket"}
+
+
+def shown(words: Words) -> str:
+    """A command as a shell would take it, a flag and its value never on two lines."""
+    lines = ["ibmcloud"]
+    for part in re.split(r" (?=--)", shlex.join(words)):
+        if len(lines[-1]) + len(part) > 96 and part.startswith("--"):
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return "\n".join(lines)
 
 
 # --- what the ini file says ----------------------------------------------------------------------
