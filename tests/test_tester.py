@@ -123,32 +123,6 @@ def test_an_empty_bucket_is_said(place: Place, tmp_path: Path) -> None:
     assert "holds no flow log" in result.log
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "can't read"),
-        ("[other]\na = b\n", "no section [env]"),
-        ("apikey = secret-text\n", "line 1 is not in ini format"),
-        ("[env]\napikey secret-text\n", "is not in ini format"),
-        ("[env]\napikey = a\nAPIKEY = secret-text\n", "line 3 is not in ini format"),
-    ],
-)
-def test_an_unusable_ini_file(tmp_path: Path, text: str | None, said: str) -> None:
-    path = tmp_path / "test.ini"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(tester.Unusable) as caught:
-        tester.read_ini(path)
-    assert said in str(caught.value)
-    assert "secret-text" not in str(caught.value)
-
-
-def test_an_ini_file_is_taken_literally(tmp_path: Path) -> None:
-    path = tmp_path / "test.ini"
-    path.write_text("\ufeff[env]\n# no = setting\nApiKey = a%b=c;d#e\nEMPTY =\n", encoding="utf-8")
-    assert tester.read_ini(path) == {"APIKEY": "a%b=c;d#e", "EMPTY": ""}
-
-
 def test_endpoints_that_a_desk_can_not_reach_are_swapped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
