@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from requests.certs import where
-from requests.utils import prepend_scheme_if_needed, select_proxy, should_bypass_proxies
+from certifi import where
+from requests.utils import select_proxy, should_bypass_proxies
 from urllib3.util.ssl_ import create_urllib3_context
 
 CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -34,9 +34,9 @@ class Network:
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """The proxies for requests to this URL, as `requests` takes them; none for a direct one."""
-        if should_bypass_proxies(url, self.no_proxy) or not select_proxy(url, self.proxies):
-            return {}
-        return dict(self.proxies)
+        parts = urlsplit(url)
+        direct = _is_direct(f"{parts.scheme}://{parts.netloc}", self.no_proxy)
+        return {} if direct or not select_proxy(url, self.proxies) else dict(self.proxies)
 
     def context(self) -> ssl.SSLContext:
         """A TLS context that trusts `ca` alone. Raises OSError."""
@@ -48,6 +48,12 @@ class Network:
         else:
             made.load_verify_locations(cafile=self.ca)
         return made
+
+
+# It looks into the process's environment, and changes it for a moment: once for each server.
+@functools.lru_cache(maxsize=64)
+def _is_direct(server: str, no_proxy: str) -> bool:
+    return bool(should_bypass_proxies(server, no_proxy))
 
 
 def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
@@ -62,7 +68,7 @@ def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
     proxies = {}
     for scheme, name in _PROXY_SETTINGS.items():
         if proxy := _variable(environ, name):
-            proxies[scheme] = prepend_scheme_if_needed(proxy, "http")
+            proxies[scheme] = proxy if "://" in proxy else f"http://{proxy}"
             if not _is_proxy(proxies[scheme]):
                 faults.append(f"{name} is not the http(s) URL of a proxy")
     return Network(ca, proxies, _variable(environ, "NO_PROXY")), faults

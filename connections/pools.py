@@ -51,10 +51,10 @@ class Adapter(HTTPAdapter):
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Any, Any]:
         """What tells pools apart: the server, and the TLS context."""
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
-        return host, {"ssl_context": tls_context()} if host["scheme"] == "https" else {}
+        return host, ({"ssl_context": tls_context()} if host["scheme"] == "https" else {})
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave it to the context: with a list of its own each connection would read it again."""

@@ -47,10 +47,14 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the lines of one object come from; empty where the object doesn't say."""
+    """Where the lines of one object come from; empty where the object doesn't say.
+
+    `incomplete` says that the collector itself has lost flows.
+    """
 
     vpc_id: str = ""
     interface_id: str = ""
+    incomplete: bool = False
 
 
 # --- what an answer means ------------------------------------------------------------------------

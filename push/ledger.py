@@ -18,7 +18,7 @@ class Settled:
     ref: ObjectRef
     rows: int = 0
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
     """Whether another run would fail again: a fault of the object, not of a service or a right."""
 
@@ -30,7 +30,7 @@ class _OpenObject:
     accepted: int = 0
     all_added: bool = False
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
 
     @property
@@ -61,10 +61,10 @@ class Ledger:
         """The object has so many more lines, which were handed over for delivery."""
         self._objects[number].rows += count
 
-    def close(self, number: int, *, gone: bool = False) -> None:
-        """No more lines of this object follow."""
+    def close(self, number: int, *, skipped: bool = False) -> None:
+        """No more lines of this object follow; `skipped` where it holds nothing to push."""
         self._objects[number].all_added = True
-        self._objects[number].gone = gone
+        self._objects[number].skipped = skipped
 
     def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
         """The object can't become done any more; the first reason given is kept."""
@@ -88,7 +88,7 @@ class Ledger:
             if not entry.settled:
                 return
             del self._objects[number]
-            yield Settled(entry.ref, entry.rows, entry.error, entry.gone, entry.permanent)
+            yield Settled(entry.ref, entry.rows, entry.error, entry.skipped, entry.permanent)
 
 
 class Failures:
@@ -127,6 +127,8 @@ class Tally:
     rows: int = 0
     lines_delivered: int = 0
     skipped: int = 0
+    incomplete: int = 0
+    """Objects whose collector has lost flows."""
     failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
@@ -142,7 +144,7 @@ class Tally:
         self.rows += settled.rows
         if settled.error is not None:
             self.failed.append(settled.ref.key, settled.error)
-        elif settled.gone:
+        elif settled.skipped:
             self.skipped += 1
         else:
             self.objects += 1

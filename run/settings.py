@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import lib
-from bucket.store import CONCURRENCY, HMAC
+from bucket.store import CONCURRENCY, HMAC, Location
 from connections.iam import IAM
+from connections.network import read_network
 from connections.retry import RetryPolicy
 from destinations.base import Destination, Variables
 from destinations.cloud_logs import CloudLogs
@@ -46,6 +47,7 @@ class Settings:
     """The checked environment of one run."""
 
     bucket: str
+    state_bucket: str
     endpoint: str
     credentials: HMAC | IAM
     destination: Destination
@@ -57,6 +59,11 @@ class Settings:
     shard: lib.Shard
     event: lib.Event | None
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def location(self) -> Location:
+        """Where the objects and STATE are."""
+        return Location(self.endpoint, self.credentials, self.bucket, self.state_bucket)
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
@@ -100,6 +107,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         env.warnings += _repetition(mode, tries)
     settings = Settings(
         bucket=bucket,
+        state_bucket=env.parsed("FLOWLOG_STATE_BUCKET", parse_bucket, bucket),
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
         destination=_destination(env),
@@ -112,6 +120,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         event=event,
         warnings=tuple(env.warnings),
     )
+    env.faults += read_network(environ)[1]
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
