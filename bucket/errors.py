@@ -60,7 +60,7 @@ class PreconditionRefused(ObjectError):
 
 
 class ReadInterrupted(ObjectError):
-    """The object did not arrive whole, although others can be read; it was asked for often enough."""
+    """The object does not arrive whole, although others can be read."""
 
 
 class Trouble(enum.Enum):

@@ -89,7 +89,7 @@ class Retries:
         return self._persist(attempt, self._pause, None)
 
     def state(self, attempt: Callable[[], T]) -> T:
-        """The answer about STATE, for which a run that is to end still waits. Raises as `bucket`."""
+        """The same about STATE, for which a run that is to end still waits."""
         return self._persist(attempt, time.sleep, None)
 
     def _persist(

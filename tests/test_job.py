@@ -43,6 +43,9 @@ STRANGE_KEYS = [
 ]
 
 
+IMPATIENT = {"FLOWLOG_RETRY_SECONDS": "0.5"}
+
+
 def strange_objects() -> list[FlowLogObject]:
     """Realistic objects under keys that a client is tempted to decode."""
     plain = flow_log_objects(len(STRANGE_KEYS), 3, seed=5)
@@ -316,13 +319,13 @@ def test_a_wrong_api_key(place: Place, data: str) -> None:
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_an_iam_that_is_not_there(place: Place, data: str) -> None:
-    result = place.run(IAM_ENDPOINT=nothing_listens(), CE_DATA=data)
+    result = place.run(IAM_ENDPOINT=nothing_listens(), CE_DATA=data, **IMPATIENT)
     assert_one_clear_sentence(result, "IAM_ENDPOINT")
 
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_a_store_that_is_not_there(place: Place, data: str) -> None:
-    result = place.run(COS_ENDPOINT=nothing_listens(), CE_DATA=data)
+    result = place.run(COS_ENDPOINT=nothing_listens(), CE_DATA=data, **IMPATIENT)
     assert_one_clear_sentence(result, "COS_ENDPOINT")
 
 
