@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -33,6 +34,26 @@ def reset(connection: socket.socket) -> None:
     # The file objects made from it would keep it open, and close() alone waits for them.
     connection.shutdown(socket.SHUT_RD)
     connection.close()
+
+
+def relay(port: int, to: int) -> None:
+    """Listen on a port of this machine, and pass on what comes to another one; in threads."""
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with socket.create_server(("127.0.0.1", port), backlog=128) as listening:
+            while True:
+                near, _ = listening.accept()
+                far = socket.create_connection(("127.0.0.1", to))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
 
 
 class Server:
