@@ -26,7 +26,8 @@ from connections.retry import RetryPolicy, retry_after_seconds
 from connections.time_limit import time_limit
 
 EXCHANGE_FACTOR = 5
-"""One whole GET may take so many times as long as the wait for more bytes."""
+"""One whole exchange may take so many times as long as the wait for more bytes, as far as that
+leaves time for another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,10 @@ class Fetcher:
         self._authorization = authorization
         self._pool, self._before = pool(endpoint, connections)
         self._timeout = urllib3.Timeout(policy.connect_seconds, policy.answer_seconds)
-        self._exchange_seconds = EXCHANGE_FACTOR * policy.answer_seconds
+        self._exchange_seconds = max(
+            policy.answer_seconds,
+            min(EXCHANGE_FACTOR * policy.answer_seconds, policy.seconds / 2),
+        )
 
     def ask(self, request: Request) -> Answer:
         """One request, and once more where its token had expired.

@@ -8,7 +8,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -75,11 +74,11 @@ class Retries:
         self._recoveries = 0
         self._ended: StoreUnavailable | None = None
 
-    def object(self, attempt: Callable[[], T], another: Callable[[], bool]) -> T:
+    def object(self, attempt: Callable[[], T], another: Callable[[], object]) -> T:
         """The answer about one object.
 
-        `attempt` raises Unanswered where there is no usable one. `another` reads another object,
-        one that could be read before: whether there is one. Raises ReadInterrupted where this one
+        `attempt` raises Unanswered where there is no usable one; `another` reads an object that
+        could be read before, and raises it also where there was none. Raises ReadInterrupted where this one
         can't be read although others can, StoreUnavailable where nothing can.
         """
         return self._persist(attempt, self._pause, another)
@@ -96,7 +95,7 @@ class Retries:
         self,
         attempt: Callable[[], T],
         pause: Callable[[float], None],
-        another: Callable[[], bool] | None,
+        another: Callable[[], object] | None,
     ) -> T:
         begun = self._clock()
         failing: _Failing | None = None
@@ -140,7 +139,7 @@ class Retries:
             self._failing_since = None
 
     def _wait(
-        self, failing: _Failing, error: Unanswered, another: Callable[[], bool] | None
+        self, failing: _Failing, error: Unanswered, another: Callable[[], object] | None
     ) -> float:
         """Seconds until the next try. Raises ReadInterrupted, StoreUnavailable."""
         failing.note(error.trouble, self._recoveries)
@@ -158,9 +157,13 @@ class Retries:
             raise self._ended
         failing.last = now
         if another and not others_work and failing.held_against >= OBJECT_TRIES - 1:
-            with suppress(Unanswered, ObjectError):
-                # Where it can be read and this object can't once more, it is this object's fault.
+            # Where it can be read and this object can't once more, it is this object's fault.
+            try:
                 self._try(another)
+            except Unanswered:
+                failing.held_against = 0
+            except ObjectError:
+                pass  # it is gone by now: an answer as well
         self._log(error, wait)
         return wait
 

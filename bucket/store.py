@@ -171,11 +171,11 @@ class Store:
         log.info("there is no such key, but one that is encoded once less: %s", other)
         return found
 
-    def _read_another(self) -> bool:
-        """Read the object again that was read last, if there is one."""
-        if self._readable:
-            self._read(self._readable)
-        return bool(self._readable)
+    def _read_another(self) -> Body:
+        """Read the object again that was read last. Raises Unanswered where there is none."""
+        if not self._readable:
+            raise Unanswered("no object could be read yet")
+        return self._read(self._readable)
 
     def _read(self, key: str) -> Body:
         answer = _answer(self._objects, Request("GET", key, OBJECT_LIMIT_BYTES))

@@ -318,11 +318,16 @@ def slow_down(place: Place, _: Sequence[FlowLogObject]) -> None:
 
 
 def late(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
-    """The store can be reached only a moment after the start."""
+    """The store can be reached only two seconds after the job has its token."""
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
-    threading.Timer(1.5, relay, (port, int(place.store.url.rpartition(":")[2]))).start()
+
+    def rule(_: HTTPRequest) -> Fault | None:
+        threading.Timer(2, relay, (port, int(place.store.url.rpartition(":")[2]))).start()
+        return None
+
+    place.iam.script.rule(rule)
     return {"COS_ENDPOINT": f"http://127.0.0.1:{port}"}
 
 
