@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from certifi import where
-from requests.utils import select_proxy, should_bypass_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy, should_bypass_proxies
 from urllib3.util.ssl_ import create_urllib3_context
 
 CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -59,7 +58,7 @@ def _is_direct(server: str, no_proxy: str) -> bool:
 def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
     """The network by these variables, and what is wrong with them, each by its name."""
     faults: list[str] = []
-    ca, setting = Path(where()), ""
+    ca, setting = Path(DEFAULT_CA_BUNDLE_PATH), ""
     for name in reversed(CA_SETTINGS):
         if value := environ.get(name, "").strip():
             ca, setting = Path(value), name

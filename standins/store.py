@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -52,6 +53,7 @@ class Store:
         self.script: Script[S3Request] = Script()
         self.requests: list[S3Request] = []
         self.clock_offset = 0
+        self._scheme = "http"
         self._iam = iam
         self._backend = get_backend("s3")[ACCOUNT]["aws"]
         # S3 alone: moto's dispatcher guesses the service from a signature, and a token is none.
@@ -68,7 +70,12 @@ class Store:
     @property
     def url(self) -> str:
         """Base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """From now on it talks TLS."""
+        self._scheme = "https"
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> Self:
         self._backend.reset()
