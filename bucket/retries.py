@@ -74,20 +74,20 @@ class Retries:
         self._recoveries = 0
         self._ended: StoreUnavailable | None = None
 
-    def object(self, attempt: Callable[[], T], another: Callable[[], object]) -> T:
+    def read(self, attempt: Callable[[], T], another: Callable[[], object]) -> T:
         """The answer about one object.
 
         `attempt` raises Unanswered where there is no usable one; `another` reads an object that
-        could be read before, and raises it also where there was none. Raises ReadInterrupted where this one
-        can't be read although others can, StoreUnavailable where nothing can.
+        could be read before, and raises it also where there was none. Raises ReadInterrupted
+        where this one can't be read although others can, StoreUnavailable where nothing can.
         """
         return self._persist(attempt, self._pause, another)
 
-    def bucket(self, attempt: Callable[[], T]) -> T:
+    def ask(self, attempt: Callable[[], T]) -> T:
         """The answer about the bucket. Raises StoreUnavailable."""
         return self._persist(attempt, self._pause, None)
 
-    def state(self, attempt: Callable[[], T]) -> T:
+    def ask_of_state(self, attempt: Callable[[], T]) -> T:
         """The same about STATE, for which a run that is to end still waits."""
         return self._persist(attempt, time.sleep, None)
 

@@ -132,7 +132,7 @@ class Store:
         more: str | None = ""
         while more is not None:
             asked = {"continuation-token": more, **query} if more else query
-            page = self._retries.bucket(partial(self._page, asked))
+            page = self._retries.ask(partial(self._page, asked))
             yield page.refs
             if page.more == more:
                 raise StoreError("the object store's listing does not end; look at COS_ENDPOINT")
@@ -151,7 +151,7 @@ class Store:
 
     def read(self, key: str) -> Body:
         """Read one whole object. Raises StoreError or ObjectError."""
-        body = self._retries.object(partial(self._read, key), self._read_another)
+        body = self._retries.read(partial(self._read, key), self._read_another)
         self._readable = key
         return body
 
@@ -212,7 +212,7 @@ class Store:
         return self._as_named(key, self._stat)
 
     def _stat(self, key: str) -> ObjectRef:
-        answer = self._retries.object(partial(self._head, key), self._read_another)
+        answer = self._retries.read(partial(self._head, key), self._read_another)
         if answer is None:
             # An answer to HEAD has no text that would tell a missing object from a wrong endpoint,
             # or an archived one from one that may not be read.
@@ -233,7 +233,7 @@ class Store:
     def get_state(self, key: str) -> Snapshot | None:
         """STATE, or None if there is none. Raises StoreError."""
         try:
-            return self._retries.state(partial(self._get_state, key))
+            return self._retries.ask_of_state(partial(self._get_state, key))
         except ObjectGone:
             return None
         except ObjectError as error:
@@ -256,7 +256,7 @@ class Store:
         condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
         request = Request("PUT", key, STATE_LIMIT_BYTES, headers=condition, body=content)
         try:
-            return _etag(self._retries.state(partial(self._change_state, request)))
+            return _etag(self._retries.ask_of_state(partial(self._change_state, request)))
         except (ObjectGone, PreconditionRefused) as error:
             # If-Match on an object that isn't there is answered with 404 or 412.
             raise PreconditionFailed(str(error)) from None
@@ -264,7 +264,7 @@ class Store:
     def delete_state(self, key: str) -> None:
         """Delete STATE. Raises StoreError."""
         request = Request("DELETE", key, STATE_LIMIT_BYTES)
-        self._retries.state(partial(self._change_state, request))
+        self._retries.ask_of_state(partial(self._change_state, request))
 
     def _change_state(self, request: Request) -> Answer:
         answer = _answer(self._states, request)

@@ -44,7 +44,7 @@ class World:
         return key
 
     def read(self, key: str) -> str:
-        found = self.retries.object(lambda: self.attempt(key), self.another)
+        found = self.retries.read(lambda: self.attempt(key), self.another)
         self.readable.append(found)
         return found
 
@@ -137,7 +137,7 @@ def test_requests_that_are_turned_away_at_random_are_all_answered_in_the_end() -
     def work(keys: list[str]) -> None:
         for key in keys:
             try:
-                retries.object(lambda key=key: attempt(key), lambda: attempt("0"))  # type: ignore[misc]
+                retries.read(lambda key=key: attempt(key), lambda: attempt("0"))  # type: ignore[misc]
             except ReadInterrupted:
                 failed.append(key)
 
@@ -169,7 +169,7 @@ def test_an_object_that_is_gone_is_an_answer() -> None:
         raise ObjectGone("gone")
 
     with pytest.raises(ObjectGone):
-        world.retries.object(gone, world.another)
+        world.retries.read(gone, world.another)
     world.read("a")
     with pytest.raises(ReadInterrupted):
         world.read("b")
@@ -184,4 +184,4 @@ def test_a_run_that_is_to_end_does_not_wait() -> None:
         raise Unanswered("503", 100, Trouble.OVERLOAD)
 
     with pytest.raises(Stopped):
-        retries.bucket(attempt)
+        retries.ask(attempt)
