@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bucket.errors import ObjectError, ObjectGone
-from bucket.listing import Listing, ObjectRef
+from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.state import (
     CatchUp,
     Remembered,
@@ -90,6 +90,8 @@ class Scope:
     prefix: str
     state_key: str
     shard: Shard
+    period: Period = ALWAYS
+    """When an object that no event names was written."""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -218,7 +220,7 @@ class Job:
         listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
             for ref in page:
-                if self.scope.holds(ref.key) and wanted(ref):
+                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
                     listing.append(ref)
             after_page()
         listing.sort()
@@ -375,9 +377,19 @@ def _say_state(state: CatchUp, event: Event | None) -> None:
         )
 
 
+def follow(job: Job, event: Event | None) -> None:
+    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    if event:
+        log.info("nothing to do for %s: the timer's runs find it", event.key)
+        job.tally.skipped += 1
+        return
+    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+
+
 MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,
+    "follow": follow,
 }
 """By the value of FLOWLOG_MODE."""

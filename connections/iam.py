@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import requests
 
@@ -37,17 +38,85 @@ class TokenUnavailable(TryAgain):
     """IAM gives no token now; `after` says in how many seconds it is asked again."""
 
 
+_GRANT = "urn:ibm:params:oauth:grant-type:"
+
+COMPUTE_RESOURCE_TOKEN = "/var/run/secrets/codeengine.cloud.ibm.com/compute-resource-token/token"
+"""Where Code Engine puts the token of a job that may use trusted profiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An IAM API key, to be exchanged for tokens."""
+
+    value: str = field(repr=False)
+
+    refusal = "IAM refused the API key; look at APIKEY and IAM_ENDPOINT"
+
+    def form(self) -> dict[str, str]:
+        """The form of an exchange."""
+        return {"grant_type": f"{_GRANT}apikey", "apikey": self.value}
+
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Name the client that IBM's own tools name, bx:bx."""
+        request.headers["Authorization"] = "Basic Yng6Yng="
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedProfile:
+    """A trusted profile, for which the token of the compute resource is exchanged.
+
+    `setting` is the variable that names it, IAM_PROFILE_NAME or IAM_PROFILE_ID. The exchange is
+    that of ContainerAuthenticator in ibm-cloud-sdk-core.
+    """
+
+    setting: str
+    value: str
+    token_file: Path
+
+    @property
+    def refusal(self) -> str:
+        """What to look at where IAM refuses it."""
+        return (
+            f"IAM refused the trusted profile {self.value!r}; look at {self.setting}, and whether"
+            " the profile has a link to this job in this Code Engine project"
+        )
+
+    def form(self) -> dict[str, str]:
+        """The form of an exchange. Raises TokenError.
+
+        Code Engine renews the token in place, so the file is read for each exchange.
+        """
+        try:
+            token = self.token_file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise TokenError(
+                f"there is no compute resource token at {self.token_file}"
+                f" ({type(error).__name__}): the job must be created or updated with"
+                " --trusted-profiles-enabled=true"
+            ) from None
+        profile = self.setting.removeprefix("IAM_").lower()
+        return {"grant_type": f"{_GRANT}cr-token", "cr_token": token, profile: self.value}
+
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add nothing, and keep `requests` from adding what ~/.netrc says of this host."""
+        return request
+
+
+Identity = ApiKey | TrustedProfile
+
+
 @dataclass(frozen=True, slots=True)
 class IAM:
-    """An IAM API key and the COS instance it is for; `url` is IAM's base URL."""
+    """Who the job is, and the COS instance that it reads; `url` is IAM's base URL."""
 
-    api_key: str = field(repr=False)
+    identity: Identity
     instance_crn: str
     url: str
 
     def tokens(self) -> Tokens:
-        """The tokens of the key."""
-        return tokens_for(self.api_key, self.url)
+        """The tokens of this identity."""
+        return tokens_for(self.identity, self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +139,8 @@ class Tokens:
     can't be reached. So they all wait, with one request to IAM at the end of it.
     """
 
-    def __init__(self, api_key: str, iam_url: str) -> None:
-        self._api_key = api_key
+    def __init__(self, identity: Identity, iam_url: str) -> None:
+        self._identity = identity
         self._url = f"{iam_url}/identity/token"
         self._lock = threading.Lock()
         self._token: Token | None = None
@@ -139,24 +208,20 @@ class Tokens:
         Not by the SDK's own request, which follows redirects with the key in its body. Raises
         TokenError, TokenUnavailable.
         """
+        form = self._identity.form()
         try:
             with session(1) as opened, time_limit(IAM_SECONDS):
                 asked = time.monotonic()
                 answer = opened.post(
                     self._url,
-                    data={
-                        "grant_type": "urn:ibm:params:oauth:grant-type:apikey",
-                        "response_type": "cloud_iam",
-                        "apikey": self._api_key,
-                    },
-                    # The client that IBM's own tools name.
-                    auth=("bx", "bx"),
+                    data={**form, "response_type": "cloud_iam"},
+                    auth=self._identity.authorize,
                     headers={"Accept": "application/json"},
                     timeout=IAM_SECONDS,
                     allow_redirects=False,
                 )
             if answer.status_code != 200:
-                raise explain_refusal(answer.status_code, answer.headers)
+                raise explain_refusal(answer.status_code, answer.headers, self._identity)
             return issued(answer.json(), asked)
         except (requests.RequestException, TooSlow, ValueError) as error:
             what = f"IAM can't be reached or understood ({type(error).__name__})"
@@ -168,14 +233,16 @@ class Tokens:
 _CA = "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE"
 
 
-def explain_refusal(status: int, headers: Mapping[str, str]) -> TokenError | TokenUnavailable:
+def explain_refusal(
+    status: int, headers: Mapping[str, str], identity: Identity
+) -> TokenError | TokenUnavailable:
     """What an answer of IAM without a token means, by its status."""
     what = f"IAM gave no token, it answered {status}; look at IAM_ENDPOINT"
     if status in (408, 425, 429) or status >= 500:
         after = retry_after_seconds(headers.get("Retry-After"), datetime.now(UTC))
         return TokenUnavailable(f"{what} and its status", after)
     if status in (400, 401, 403):
-        return TokenError("IAM refused the API key; look at APIKEY and IAM_ENDPOINT")
+        return TokenError(identity.refusal)
     return TokenError(what)
 
 
@@ -189,6 +256,6 @@ def issued(answer: object, now: float) -> Token:
 
 
 @functools.cache
-def tokens_for(api_key: str, iam_url: str) -> Tokens:
-    """The tokens of this API key, the same ones for everybody who asks."""
-    return Tokens(api_key, iam_url)
+def tokens_for(identity: Identity, iam_url: str) -> Tokens:
+    """The tokens of this identity, the same ones for everybody who asks."""
+    return Tokens(identity, iam_url)
