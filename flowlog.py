@@ -96,13 +96,7 @@ def _run_mode(
     log.info("mode %s, bucket %s at %s", settings.mode, settings.bucket, settings.endpoint)
     broken = False
     try:
-        store = Store(
-            settings.endpoint,
-            settings.credentials,
-            settings.bucket,
-            settings.concurrency,
-            settings.retry.answer_seconds,
-        )
+        store = Store(settings.location, settings.retry, settings.concurrency, stop.pause)
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:
             lib.MODES[settings.mode](job, settings.event)

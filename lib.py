@@ -31,7 +31,7 @@ from bucket.state import (
     read_remembered,
     worker_is_gone,
 )
-from bucket.store import Store
+from bucket.store import Store, decoded
 from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
@@ -103,9 +103,11 @@ class Scope:
         """Why this event asks for nothing, or None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        if event.key == self.state_key:
+        # Some stores' events bear the key percent-encoded once more than it is.
+        keys = {event.key, decoded(event.key) or event.key}
+        if self.state_key in keys:
             return "this is the STATE object, not a flow log"
-        if not event.key.startswith(self.prefix):
+        if not any(key.startswith(self.prefix) for key in keys):
             return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
@@ -172,6 +174,8 @@ def source_of(flow_log: FlowLog) -> Source:
         # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
         vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
         interface if isinstance(interface, str) else "",
+        # IBM Cloud docs, VPC, "Viewing flow log objects".
+        incomplete=flow_log.fields.get("state") == "skip data",
     )
 
 

@@ -71,7 +71,7 @@ def reachable_from_desk(environ: Mapping[str, str]) -> dict[str, str]:
 
 def newest_key(settings: job_settings.Settings) -> str | None:
     """A flow log's key: the newest one on the first page of the listing."""
-    store = Store(settings.endpoint, settings.credentials, settings.bucket)
+    store = Store(settings.location, settings.retry)
     scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
     page = next(store.pages(settings.prefix), [])
     return max((ref for ref in page if scope.holds(ref.key)), default=ObjectRef(0, "")).key

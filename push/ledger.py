@@ -19,7 +19,7 @@ class Settled:
     rows: int = 0
     """All flows of the object that were read, also those that a filter left out."""
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
     """Whether another run would fail again: a fault of the object, not of a service or a right."""
     filtered: int = 0
@@ -33,7 +33,7 @@ class _OpenObject:
     accepted: int = 0
     all_added: bool = False
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
 
     @property
@@ -68,10 +68,10 @@ class Ledger:
         self._objects[number].lines += count
         self._objects[number].filtered += filtered
 
-    def close(self, number: int, *, gone: bool = False) -> None:
-        """No more lines of this object follow."""
+    def close(self, number: int, *, skipped: bool = False) -> None:
+        """No more lines of this object follow; `skipped` where it holds nothing to push."""
         self._objects[number].all_added = True
-        self._objects[number].gone = gone
+        self._objects[number].skipped = skipped
 
     def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
         """The object can't become done any more; the first reason given is kept."""
@@ -99,7 +99,7 @@ class Ledger:
                 entry.ref,
                 entry.lines + entry.filtered,
                 entry.error,
-                entry.gone,
+                entry.skipped,
                 entry.permanent,
                 entry.filtered,
             )
@@ -143,6 +143,8 @@ class Tally:
     skipped: int = 0
     filtered: int = 0
     """Rows that FLOWLOG_WHERE left out."""
+    incomplete: int = 0
+    """Objects whose collector has lost flows."""
     failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
@@ -159,7 +161,7 @@ class Tally:
         self.filtered += settled.filtered
         if settled.error is not None:
             self.failed.append(settled.ref.key, settled.error)
-        elif settled.gone:
+        elif settled.skipped:
             self.skipped += 1
         else:
             self.objects += 1

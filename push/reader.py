@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import TypeVar
 
-from bucket.errors import ObjectError, StoreUnavailable
+from bucket.errors import ObjectError
 from bucket.listing import ObjectRef
 from bucket.state import Snapshot
 from bucket.store import Body, Store
@@ -25,8 +25,8 @@ T = TypeVar("T")
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """Bound of what is read ahead, compressed; the next object in turn is always permitted."""
 
-CALL_SECONDS = 600.0
-"""Bound of any other exchange with the store, retries included, such as a page of the listing."""
+CALLS = 4
+"""So many other exchanges with the store at the same time: one, and some that nobody waits for."""
 
 STOPPING_SECONDS = 5.0
 """Bound of an exchange about STATE once the run is to end."""
@@ -41,6 +41,8 @@ class Reader:
         self.store = store
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
+        # Of their own, since the others may all be waiting to try an object again.
+        self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing, page by page. Raises Stopped, StoreError."""
@@ -50,7 +52,7 @@ class Reader:
 
     def bodies(self, refs: Iterable[ObjectRef]) -> Iterator[tuple[ObjectRef, Body | ObjectError]]:
         """The objects in order, or why there is none. Raises Stopped, StoreError."""
-        waiting: deque[tuple[ObjectRef, Future[Body]]] = deque()
+        waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]] = deque()
         ahead = 0
         for ref in refs:
             while waiting and (
@@ -58,40 +60,44 @@ class Reader:
             ):
                 ahead -= waiting[0][0].size
                 yield self._next(waiting)
-            waiting.append((ref, self._pool.submit(self.store.read, ref.key)))
+            waiting.append((ref, self._pool.submit(self._read, ref)))
             ahead += ref.size
         while waiting:
             yield self._next(waiting)
 
+    def _read(self, ref: ObjectRef) -> tuple[str, Body]:
+        # A listing tells keys as they are, and times; an event tells neither for certain.
+        if ref.last_modified:
+            return ref.key, self.store.read(ref.key)
+        return self.store.read_event(ref.key)
+
     def _next(
-        self, waiting: deque[tuple[ObjectRef, Future[Body]]]
+        self, waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]]
     ) -> tuple[ObjectRef, Body | ObjectError]:
         ref, future = waiting.popleft()
         try:
-            body = self._wait(future)
+            key, body = self._wait(future)
         except ObjectError as error:
             return ref, error
-        # An event doesn't tell when its object was written; where a listing did, its time is kept.
-        return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
+        # Where a listing told an object's time, it is kept.
+        return replace(ref, key=key, last_modified=ref.last_modified or body.last_modified), body
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`. Raises Stopped where the run is to end before it answers.
-
-        And StoreUnavailable where the answer goes on and on.
-        """
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
+        """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
+        return self._wait(self._calls.submit(function, *arguments))
 
     def finish(self, function: Callable[..., T], *arguments: object) -> T:
         """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
+        return self._wait(self._calls.submit(function, *arguments), STOPPING_SECONDS)
 
-    def _wait(self, future: Future[T], seconds: float = math.inf, stopping: float = 0.0) -> T:
+    def _wait(self, future: Future[T], stopping: float = 0.0) -> T:
         """The future's result; unlike a plain wait it notices that the run is to end.
 
         It has `stopping` seconds left from then on.
         """
-        end, last = time.monotonic() + seconds, math.inf
-        while (now := time.monotonic()) < end:
+        last = math.inf
+        while True:
+            now = time.monotonic()
             if self._stop.requested():
                 last = min(last, now + stopping)
             if now >= last:
@@ -101,20 +107,15 @@ class Reader:
             except FutureTimeout:
                 if future.done():
                     raise
-        raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if self._stop.requested():
-                raise Stopped
-            # Not an Event: a signal's handler could not set it while this thread waits on it.
-            time.sleep(min(left, self._POLL_SECONDS))
+        self._stop.pause(seconds)
 
     def close(self) -> None:
         """Queued reads are cancelled; the threads end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._calls):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class InterruptibleState:

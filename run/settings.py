@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import lib
 from bucket.listing import Period
-from bucket.store import CONCURRENCY, HMAC
+from bucket.store import CONCURRENCY, HMAC, Location
 from connections.iam import IAM
+from connections.network import read_network
 from connections.retry import RetryPolicy
 from destinations.base import Destination
 from push.selection import Fields, Selection, parse_fields
@@ -66,6 +67,7 @@ class Settings:
     """The checked environment of one run."""
 
     bucket: str
+    state_bucket: str
     endpoint: str
     credentials: HMAC | IAM
     destination: Destination
@@ -81,6 +83,11 @@ class Settings:
     selection: Selection
     """What is sent of each object."""
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def location(self) -> Location:
+        """Where the objects and STATE are."""
+        return Location(self.endpoint, self.credentials, self.bucket, self.state_bucket)
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
@@ -132,6 +139,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     destination = _destination(env)
     settings = Settings(
         bucket=bucket,
+        state_bucket=env.parsed("FLOWLOG_STATE_BUCKET", parse_bucket, bucket),
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
         destination=destination,
@@ -146,6 +154,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         selection=_selection(env, destination),
         warnings=tuple(env.warnings),
     )
+    env.faults += read_network(environ)[1]
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
