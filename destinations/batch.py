@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from destinations.base import Destination, LineTooLong, Run
 
-BATCH_LINES = 10_000
+BATCH_LINES = 13_000
 """Far more than a request usually holds. The answer may have a status for each of them, and is read
 up to 64 KiB."""
 
