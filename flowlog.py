@@ -54,8 +54,12 @@ def run(
     *,
     delivery: Callable[[Settings, Stop], Delivery] = open_delivery,
     on_progress: OnProgress | None = None,
+    named: bool = False,
 ) -> int:
-    """Do one run with this environment; its exit code. The last line logged is the summary."""
+    """Do one run with this environment; its exit code. The last line logged is the summary.
+
+    `named` says that a person has named the object, so that it is pushed whatever the mode.
+    """
     started = time.monotonic()
     start_logging(log_level_of(environ), secrets_of(environ))
     tally, opened = Tally(), None
@@ -69,7 +73,9 @@ def run(
     else:
         stop = stop or Stop()
         opened = delivery(settings, stop)
-        code = _run_mode(settings, stop, opened, tally, on_progress or LoggedProgress())
+        mode = lib.push_named(settings.mode) if named else lib.MODES[settings.mode]
+        show = on_progress or LoggedProgress()
+        code = _run_mode(settings, mode, stop, opened, tally, show)
     log_failures(tally)
     traffic = opened.traffic if opened else None
     seconds = time.monotonic() - started
@@ -79,6 +85,7 @@ def run(
 
 def _run_mode(
     settings: Settings,
+    mode: lib.Mode,
     stop: Stop,
     delivery: Delivery,
     tally: Tally,
@@ -86,7 +93,7 @@ def _run_mode(
 ) -> int:
     for warning in settings.warnings:
         log.warning("%s", warning)
-    scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
+    scope = lib.Scope(settings.prefix, settings.state_key, settings.shard, settings.job_run)
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
         tally.skipped += 1
@@ -99,11 +106,11 @@ def _run_mode(
             settings.credentials,
             settings.bucket,
             settings.concurrency,
-            settings.retry.answer_seconds,
+            settings.retry,
         )
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:
-            lib.MODES[settings.mode](job, settings.event)
+            mode(job, settings.event)
         finally:
             job.close()
     except PushEnded as ended:

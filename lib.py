@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import logging
+import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,33 +19,33 @@ from typing import Any
 
 from bucket.errors import ObjectError, ObjectGone
 from bucket.listing import Listing, ObjectRef
-from bucket.state import (
+from bucket.state import Snapshot, StateChanged, StateError, StateObject
+from bucket.state_text import (
+    NAMED_FAILURES,
     CatchUp,
+    Duty,
     Remembered,
-    Replaced,
-    StateError,
-    StateObject,
     Status,
-    cutoff,
     read_catch_up,
     read_remembered,
-    worker_is_gone,
 )
 from bucket.store import Store
 from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
+from push.catch_up import CatchUpWorker
 from push.decoder import FlowLog, decode
 from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
-from push.reader import InterruptibleState, Reader
-from push.worker import Worker
+from push.reader import Reader
+from push.state_exchange import StateExchange
+from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
 
 _STATE_TRIES = 10
-_RACE_SECONDS = 0.5
+_FAILURES_LOGGED = 10
 
 
 # --- which objects, in what order ----------------------------------------------------------------
@@ -85,11 +86,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run."""
+    """Which keys of the bucket concern this run; `job_run` is its name, empty where it has none."""
 
     prefix: str
     state_key: str
     shard: Shard
+    job_run: str = ""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -197,8 +199,10 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
+        self.job_run = scope.job_run or secrets.token_hex(4)
         self._reader = Reader(store, stop)
-        self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
+        self._exchange = StateExchange(store, stop, store.policy)
+        self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
         self._pusher = Pusher(self._reader, delivery, lines_of, tally, on_progress)
 
@@ -234,6 +238,13 @@ class Job:
             self.tally.failed.append(key, str(error))
         return None
 
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service.
+
+        Not while it waits for STATE: the call may be an exchange about STATE itself.
+        """
+        self._reader.on_wait = self._delivery.on_wait = call
+
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
         self._reader.pause(seconds)
@@ -252,6 +263,7 @@ class Job:
     def close(self) -> None:
         """Queued reads and requests are cancelled."""
         self._reader.close()
+        self._exchange.close()
         self._delivery.close()
 
 
@@ -314,7 +326,7 @@ def _remember(job: Job, pushed: Remembered) -> None:
             return
         try:
             job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except Replaced:
+        except StateChanged:
             continue
         return
     raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
@@ -322,56 +334,85 @@ def _remember(job: Job, pushed: Remembered) -> None:
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
-    own = event
-    for _ in range(_STATE_TRIES):
-        snapshot = job.state.read()
-        if snapshot is None:
-            job.state.check_preconditions(None)
-            worker = Worker.start(job)
-        else:
-            state = read_catch_up(snapshot, job.scope.state_key)
-            divide = cutoff(state, snapshot)
-            if own and divide is not None:
-                _push_if_newer(job, own, divide)
-                if job.tally.failed_total:
-                    return
-                own = None
-            if state.status is Status.FINISHED or not worker_is_gone(state, snapshot):
-                _say_state(state, event)
-                return
-            job.state.check_preconditions(snapshot)
-            worker = Worker.take_over(job, state, snapshot)
-        if worker:
-            worker.run()
+    snapshot = job.state.read()
+    if snapshot:
+        state = read_catch_up(snapshot, job.scope.state_key)
+        if event:
+            state = _push_unless_the_workers(job, event, state, snapshot)
+        _warn_of_failures(state)
+        if event and (state.status is Status.FINISHED or job.tally.failed_total):
             return
-        # Another run was faster: look again what there is to do.
-        job.pause(_RACE_SECONDS)
-    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
+    if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
+        CatchUpWorker(job, held).run()
 
 
-def _push_if_newer(job: Job, event: Event, divide: int) -> None:
-    """Push the event's object unless it is the worker's."""
-    ref = job.stat(event.key)
-    if ref and ref.last_modified > divide:
-        job.push([ref])
-    elif ref:
-        log.info("the worker has pushed this object, or will: %s", event.key)
+def _push_unless_the_workers(job: Job, event: Event, state: CatchUp, snapshot: Snapshot) -> CatchUp:
+    """Push the event's object unless it is the worker's; what STATE says afterwards."""
+    cutoff = state.cutoff_at(snapshot)
+    if (state.mark, cutoff) == (None, None) or (ref := job.stat(event.key)) is None:
+        return state
+    match state.duty(ref, cutoff):
+        case Duty.PUSH:
+            job.push([ref])
+            if job.tally.objects and event.key in state.failed:
+                return _strike_out(job, event.key) or state
+        case Duty.WORKER:
+            log.info("the worker pushes this object, in its turn: %s", event.key)
+        case Duty.PASSED:
+            log.info(
+                "the worker has come past this object; it is not pushed again: %s. If its lines"
+                " are missing, push it with `test_flowlog_to_logdna.py --key` or in FLOWLOG_MODE"
+                " simple",
+                event.key,
+            )
+    return state
 
 
-def _say_state(state: CatchUp, event: Event | None) -> None:
-    if state.status is not Status.FINISHED:
-        log.info("worker %s is at work; it pushes everything up to its closing", state.worker)
-    elif event is None:
-        log.info("nothing to do: the catch-up has finished; delete STATE to start over")
+def _strike_out(job: Job, key: str) -> CatchUp | None:
+    """Take an object that was pushed out of the failures in STATE; what STATE says then."""
+    for _ in range(_STATE_TRIES):
+        if (snapshot := job.state.read()) is None:
+            return None
+        state = read_catch_up(snapshot, job.scope.state_key)
+        if key not in state.failed:
+            return state
+        without = state.struck_out(key, snapshot)
+        try:
+            job.state.write(without.content(), snapshot.etag)
+        except StateChanged:
+            continue
+        log.info("pushed, and struck out of the failures of the catch-up: %s", key)
+        return without
+    raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
+
+
+def _warn_of_failures(state: CatchUp) -> None:
     if state.failed_total:
         log.warning(
-            "the catch-up could not deliver %d objects, among them: %s",
+            "the catch-up could not deliver %d objects; STATE names up to %d of them: %s",
             state.failed_total,
-            ", ".join(state.failed),
+            NAMED_FAILURES,
+            ", ".join(state.failed[:_FAILURES_LOGGED]),
         )
 
 
-MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
+def push_named(mode: str) -> Mode:
+    """For an object that a person has named: it is pushed whatever the mode says.
+
+    Of what the modes remember, only the failures of a catch-up change by it.
+    """
+    return _push_named_in_catch_up if mode == "catch-up" else simple
+
+
+def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
+    simple(job, event)
+    if event and job.tally.objects:
+        _strike_out(job, event.key)
+
+
+Mode = Callable[[Job, Event | None], None]
+
+MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,

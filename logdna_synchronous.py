@@ -288,6 +288,8 @@ class Delivery:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fatal: DeliveryError | None = None
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits for an answer."""
         self._destination = destination
         self._concurrency = concurrency
         self._stop_requested = stop_requested
@@ -369,6 +371,8 @@ class Delivery:
         if self._stop_requested() and self._deadline is None:
             self._deadline = time.monotonic() + self.GRACE_SECONDS
             self._no_retries.set()
+        if timeout:
+            self.on_wait()
         for future in wait(self._in_flight, timeout, FIRST_COMPLETED).done:
             del self._in_flight[future]
             receipt = future.result()

@@ -96,7 +96,7 @@ def explain_answer(
         return StoreError(
             f"{answer}: this is not an answer of an object store; look at COS_ENDPOINT"
         )
-    if key is not None and status in (409, 412):
+    if key is not None and status == 412:
         return PreconditionRefused(answer)
     if status in (401, 403):
         refused = (
@@ -105,6 +105,6 @@ def explain_answer(
         return ObjectRefused(refused) if key is not None and status == 403 else StoreError(refused)
     if status in (301, 307, 308):
         return StoreError(f"{answer}: the bucket is in another region; look at COS_ENDPOINT")
-    if status >= 500 or status == 429:
+    if status >= 500 or status in (409, 429):
         return ReadInterrupted(answer) if key is not None else StoreUnavailable(answer)
     return ObjectRefused(answer) if key is not None else StoreError(f"{answer}; look at COS_BUCKET")

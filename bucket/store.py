@@ -7,10 +7,12 @@ import hashlib
 import logging
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,8 +31,9 @@ from bucket.errors import (
 )
 from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Signature
 from bucket.listing import ObjectRef, Page, read_page
-from bucket.state import PreconditionFailed, Snapshot
+from bucket.state import PreconditionFailed, Snapshot, Unanswered
 from connections.iam import IAM
+from connections.retry import RetryPolicy, retry_after_seconds
 
 log = logging.getLogger("flowlog.bucket")
 
@@ -46,7 +49,7 @@ OBJECT_LIMIT_BYTES = 64 * 1024 * 1024
 PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 """A thousand keys of 1,024 bytes, each of them encoded, take 4 MiB."""
 
-STATE_LIMIT_BYTES = 64 * 1024
+STATE_LIMIT_BYTES = 256 * 1024
 
 READ_TRIES = 5
 FIRST_WAIT_SECONDS = 0.2
@@ -75,7 +78,7 @@ def signing_region(endpoint: str) -> str:
     return found[1] if found else "us-east-1"
 
 
-def create_client(endpoint: str, credentials: HMAC | IAM, answer_seconds: float = 60.0) -> Any:
+def create_client(endpoint: str, credentials: HMAC | IAM, policy: RetryPolicy) -> Any:
     """An S3 client of the IBM COS SDK, for everything but listing and reading objects.
 
     Made from `ibm_botocore`, the core of the SDK: `ibm_boto3` adds resources and transfers on top,
@@ -93,9 +96,10 @@ def create_client(endpoint: str, credentials: HMAC | IAM, answer_seconds: float 
         signature_version="oauth" if isinstance(credentials, IAM) else "s3v4",
         region_name=signing_region(endpoint),
         s3={"addressing_style": "path"},
-        retries={"mode": "standard", "total_max_attempts": 5},
-        connect_timeout=min(10.0, answer_seconds),
-        read_timeout=answer_seconds,
+        # A request about STATE is sent again by who knows what has become of the first one.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=policy.connect_seconds,
+        read_timeout=policy.answer_seconds,
         # The newer checksums are AWS's; COS and others that speak S3 need not know them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -148,11 +152,14 @@ def _retried(function: Callable[P, T]) -> Callable[P, T]:
     return tried
 
 
+_POLICY = RetryPolicy()
+
+
 class Store:
     """One bucket. Errors come out as StoreError (nothing works) or ObjectError.
 
     Objects are read by at most `concurrency` threads at the same time; the store may let them wait
-    for `answer_seconds`.
+    as `policy` says.
     """
 
     def __init__(
@@ -161,21 +168,27 @@ class Store:
         credentials: HMAC | IAM,
         bucket: str,
         concurrency: int = CONCURRENCY,
-        answer_seconds: float = 60.0,
+        policy: RetryPolicy = _POLICY,
     ) -> None:
         self.bucket = bucket
+        self.policy = policy
         self.concurrency = concurrency
-        self._access = (endpoint, credentials, answer_seconds)
+        self._access = (endpoint, credentials, policy)
+        self._authorization = authorization(endpoint, credentials)
         self._fetcher = Fetcher(
-            endpoint, bucket, authorization(endpoint, credentials), concurrency, answer_seconds
+            endpoint, bucket, self._authorization, concurrency, policy.answer_seconds
         )
+        # By thread: a PUT that gets no answer must not lend its precondition to the next one.
+        self._conditions = threading.local()
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
 
     @functools.cached_property
     def _client(self) -> Any:
         # An event's run in simple mode does without.
-        return create_client(*self._access)
+        client = create_client(*self._access)
+        client.meta.events.register("before-call.s3.PutObject", self._add_conditions)
+        return client
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing of all keys that start with `prefix`, page by page, in the store's order."""
@@ -236,13 +249,14 @@ class Store:
         self._etag_is_checksum = False
         log.warning("ETags are not MD5 here; relying on gzip's CRC: %s", key)
 
+    @_retried
     def stat(self, key: str) -> ObjectRef:
         """What the store says of an object without its content. Raises ObjectGone."""
         from ibm_botocore.exceptions import ClientError
 
         with explained(self.bucket, key):
             try:
-                answer = self._client.head_object(Bucket=self.bucket, Key=key)
+                answer = self._ask("head_object", Key=key)
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                     raise
@@ -254,10 +268,10 @@ class Store:
         return ObjectRef(_seconds(answer["LastModified"]), key, answer["ContentLength"])
 
     def get_state(self, key: str) -> Snapshot | None:
-        """STATE, or None if there is none."""
+        """STATE, or None if there is none. Raises Unanswered."""
         try:
-            with explained(self.bucket, key):
-                answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            with self._about_state(key):
+                answer = self._ask("get_object", Key=key)
                 content = answer["Body"].read(STATE_LIMIT_BYTES + 1)
         except ObjectGone:
             return None
@@ -266,18 +280,14 @@ class Store:
         return Snapshot(content, answer["ETag"], _seconds(answer["LastModified"]), _date(answer))
 
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        """Write STATE if it has `etag` (None: if there is none). Raises PreconditionFailed."""
-        condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
+        """Write STATE if it has `etag` (None: if there is none).
 
-        # put_object of ibm-cos-sdk 2.16 has no parameters for these headers.
-        def add_condition(params: dict[str, Any], **_: object) -> None:
-            params["headers"].update(condition)
-
-        events = self._client.meta.events
-        events.register("before-call.s3.PutObject", add_condition)
+        Raises PreconditionFailed, Unanswered.
+        """
+        self._conditions.headers = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
         try:
-            with explained(self.bucket, key):
-                answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
+            with self._about_state(key):
+                answer = self._ask("put_object", Key=key, Body=content)
         except (ObjectGone, PreconditionRefused) as error:
             # If-Match on an object that isn't there is answered with 404 or 412.
             raise PreconditionFailed(str(error)) from None
@@ -286,14 +296,49 @@ class Store:
                 f"the STATE object {key!r} can't be written: {error};"
                 " these modes need the role Writer (or Object Writer) on the bucket"
             ) from None
-        finally:
-            events.unregister("before-call.s3.PutObject", add_condition)
         return str(answer["ETag"])
 
     def delete_state(self, key: str) -> None:
-        """Delete STATE."""
-        with explained(self.bucket, key):
-            self._client.delete_object(Bucket=self.bucket, Key=key)
+        """Delete STATE. Raises Unanswered."""
+        with self._about_state(key):
+            self._ask("delete_object", Key=key)
+
+    @contextmanager
+    def _about_state(self, key: str) -> Iterator[None]:
+        """The errors of an exchange about STATE; Unanswered where it is open what was done."""
+        from ibm_botocore.exceptions import ClientError
+
+        after = None
+        try:
+            with explained(self.bucket, key):
+                try:
+                    yield
+                except ClientError as error:
+                    headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+                    after = retry_after_seconds(headers.get("retry-after"), datetime.now(UTC))
+                    raise
+        except (ReadInterrupted, StoreUnavailable) as error:
+            raise Unanswered(str(error), after) from None
+
+    def _add_conditions(self, params: dict[str, Any], **_: object) -> None:
+        """Add to a PUT the headers that put_object of ibm-cos-sdk 2.16 has no parameters for."""
+        params["headers"].update(self._conditions.headers)
+
+    def _ask(self, operation: str, **arguments: object) -> Any:
+        """A request by the SDK's client; once more where its token was refused."""
+        from ibm_botocore.exceptions import ClientError
+
+        request = functools.partial(
+            getattr(self._client, operation), Bucket=self.bucket, **arguments
+        )
+        used = self._authorization.headers(self._access[0])
+        try:
+            return request()
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status in (401, 403) and self._authorization.replace(used):
+                return request()
+            raise
 
 
 def _seconds(moment: datetime) -> int:

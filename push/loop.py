@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
 from bucket.listing import ObjectRef
-from bucket.state import StateError
+from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
 from destinations.base import Line, Receipt, Source
@@ -110,11 +110,11 @@ class Pusher:
         push = _Push(refs, on_settled, self._on_progress, self._tally)
         try:
             early = _why_ended(self._begin_all, push)
-        except StateError:
+            late = _why_ended(push.settle_and_tell, self._delivery.flush())
+        except StateLost:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
-        late = _why_ended(push.settle_and_tell, self._delivery.flush())
         reason = early or late or (self._delivery.fatal and str(self._delivery.fatal))
         if push.not_begun:
             self._tally.not_begun = push.not_begun
@@ -208,7 +208,9 @@ def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
     """Do a step of a push; why it ended early, or None."""
     try:
         step(argument)
-    except (PushEnded, StoreError) as error:
+    except StateLost:
+        raise
+    except (PushEnded, StoreError, StateError) as error:
         return str(error)
     except Stopped:
         return "the run was told to stop"

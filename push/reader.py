@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from bucket.errors import ObjectError, StoreUnavailable
 from bucket.listing import ObjectRef
-from bucket.state import Snapshot
 from bucket.store import Body, Store
 from connections.stop import Stop, Stopped
 
@@ -28,9 +27,6 @@ READ_AHEAD_BYTES = 16 * 1024 * 1024
 CALL_SECONDS = 600.0
 """Bound of any other exchange with the store, retries included, such as a page of the listing."""
 
-STOPPING_SECONDS = 5.0
-"""Bound of an exchange about STATE once the run is to end."""
-
 
 class Reader:
     """Reads objects ahead with several requests in flight and hands them out in order."""
@@ -39,6 +35,8 @@ class Reader:
 
     def __init__(self, store: Store, stop: Stop) -> None:
         self.store = store
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits."""
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
 
@@ -81,21 +79,13 @@ class Reader:
         """
         return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
 
-    def finish(self, function: Callable[..., T], *arguments: object) -> T:
-        """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
-
-    def _wait(self, future: Future[T], seconds: float = math.inf, stopping: float = 0.0) -> T:
-        """The future's result; unlike a plain wait it notices that the run is to end.
-
-        It has `stopping` seconds left from then on.
-        """
-        end, last = time.monotonic() + seconds, math.inf
-        while (now := time.monotonic()) < end:
+    def _wait(self, future: Future[T], seconds: float = math.inf) -> T:
+        """The future's result; unlike a plain wait it notices that the run is to end."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             if self._stop.requested():
-                last = min(last, now + stopping)
-            if now >= last:
                 raise Stopped
+            self.on_wait()
             try:
                 return future.result(self._POLL_SECONDS)
             except FutureTimeout:
@@ -109,25 +99,10 @@ class Reader:
         while (left := end - time.monotonic()) > 0:
             if self._stop.requested():
                 raise Stopped
+            self.on_wait()
             # Not an Event: a signal's handler could not set it while this thread waits on it.
             time.sleep(min(left, self._POLL_SECONDS))
 
     def close(self) -> None:
         """Queued reads are cancelled; the threads end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class InterruptibleState:
-    """STATE in the store, read and written so that a signal is noticed meanwhile."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def get_state(self, key: str) -> Snapshot | None:
-        return self._reader.finish(self._reader.store.get_state, key)
-
-    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        return self._reader.finish(self._reader.store.put_state, key, content, etag)
-
-    def delete_state(self, key: str) -> None:
-        self._reader.finish(self._reader.store.delete_state, key)

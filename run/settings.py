@@ -56,6 +56,7 @@ class Settings:
     prefix: str
     shard: lib.Shard
     event: lib.Event | None
+    job_run: str
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -110,12 +111,19 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         prefix=prefix,
         shard=_shard(env, mode),
         event=event,
+        job_run=_job_run(env),
         warnings=tuple(env.warnings),
     )
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _job_run(env: Environment) -> str:
+    """The name that Code Engine gives this job run; empty where it has no name."""
+    name = env.text("CE_JOBRUN")
+    return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
