@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -114,13 +114,15 @@ class Claim(Generic[W]):
         self._read = read
         self._tried = time.monotonic()
         self._lost = False
+        self._trouble: StateError | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """While the run works: it shows signs of life, and in the end it releases STATE.
 
         So the next run goes on at once, however this one ends. PushEnded ends the work, and so does
-        another worker: neither is raised further.
+        another worker: neither is raised further. Raises StateError, also where that is what has
+        ended the push.
         """
         log.info("worker %s begins at %s", self.state.worker, self.state.mark)
         self._job.while_waiting(self.sign_of_life)
@@ -132,6 +134,8 @@ class Claim(Generic[W]):
             log.warning("stopped: %s. It goes on from the last checkpoint", replaced)
         except PushEnded:
             self._release()
+            if self._trouble:
+                raise self._trouble from None
         except StateLost:
             raise
         except Exception:
@@ -154,6 +158,16 @@ class Claim(Generic[W]):
     def save(self, **changes: Any) -> None:
         """Write STATE with these changes. Raises StateLost where it isn't this run's any more."""
         self._tried = time.monotonic()
+        try:
+            self._save(changes)
+        except StateLost:
+            self._lost = True
+            raise
+        except StateError as error:
+            self._trouble = error
+            raise
+
+    def _save(self, changes: Mapping[str, Any]) -> None:
         if self.state.time_is_needed:
             self.look()
         for _ in range(_SAVE_TRIES):
@@ -181,18 +195,6 @@ class Claim(Generic[W]):
         A run with an event may have changed it, which leaves it to this worker; and a write of
         this worker may have been carried out although it seemed to fail. Raises StateLost.
         """
-        try:
-            self._check_claim(snapshot)
-        except StateLost:
-            self._lost = True
-            raise
-        assert snapshot is not None, "checked"
-        now = self._read(snapshot, self._job.state.key)
-        self.state = self.state.rebased(self._there, now, snapshot)
-        self._there, self._etag = now, snapshot.etag
-        return snapshot
-
-    def _check_claim(self, snapshot: Snapshot | None) -> None:
         name = f"the STATE object {self._job.state.key!r}"
         if snapshot is None:
             raise StateLost(
@@ -202,11 +204,13 @@ class Claim(Generic[W]):
             now = self._read(snapshot, self._job.state.key)
         except StateUnreadable as unreadable:
             raise StateLost(str(unreadable)) from None
-        if now.claim == self.state.claim:
-            return
-        if now.worker == self.state.worker:
+        if now.claim != self.state.claim and now.worker == self.state.worker:
             raise StateLost(f"{name} belongs to another try of this job run, which goes on")
-        raise Replaced(f"{name} belongs to another worker now, {now.worker}")
+        if now.claim != self.state.claim:
+            raise Replaced(f"{name} belongs to another worker now, {now.worker}")
+        self.state = self.state.rebased(self._there, now, snapshot)
+        self._there, self._etag = now, snapshot.etag
+        return snapshot
 
     def _release(self) -> None:
         """Let STATE go. Where that fails, the reason why the run ends is the one to be told."""
