@@ -2,8 +2,8 @@
 
 The functions under test are `lib.catch_up`, `lib.remember` and all they call; only the bucket, its
 clocks and the log service are made up. The bucket shows times in whole seconds, the clocks of its
-machines differ, and an upload becomes visible up to the settling time after the time it bears. Of the writes
-of STATE some get no answer: those are carried out, or not, or later.
+machines differ, and an upload becomes visible up to the settling time after the time it bears. Of
+the writes of STATE some get no answer: those are carried out, or not, or later.
 """
 
 from __future__ import annotations
