@@ -80,6 +80,7 @@ class World:
         self.stall_next_push = False
         self.machine = 0.0
         self.faults: list[str] = []
+        self.faults_after_closing: list[str] = []
         self.late_writes: list[tuple[bytes, str | None]] = []
         self._cutoff: int | None = None
 
@@ -125,6 +126,7 @@ class World:
             return
         if self._cutoff is None:
             assert self.state is not None
+            self.faults += self.faults_after_closing
             self._cutoff = self.state.last_modified + CLOCK_SKEW_SECONDS
             assert now["cutoff"] in (None, self._cutoff)
         else:
@@ -497,7 +499,7 @@ class Protocol(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.refuse_next_push = self.world.stall_next_push = False
-        self.world.faults = []
+        self.world.faults, self.world.faults_after_closing = [], []
         try:
             self.settle()
             self.check()
@@ -532,6 +534,12 @@ class CatchUpProtocol(Protocol):
     @rule(lag=st.integers(0, 2))
     def manual_run(self, lag: int) -> None:
         self.start(None, lag)
+
+    @precondition(lambda self: self.runs)
+    @rule(tries=st.integers(1, 2 * STATE_TRIES))
+    def the_store_does_not_answer_after_closing(self, tries: int) -> None:
+        """So the worker may not learn what the cutoff is."""
+        self.world.faults_after_closing = ["conflict"] * tries
 
     @precondition(lambda self: self.runs)
     @rule()
