@@ -524,11 +524,13 @@ class CatchUpProtocol(Protocol):
     mode = "catch-up"
 
     @precondition(lambda self: self.world.state is None and not self.runs)
-    @rule(key=st.integers(100, 120))
-    def upload_without_event(self, key: int) -> None:
+    @rule(key=st.integers(100, 120), damaged=st.booleans())
+    def upload_without_event(self, key: int, damaged: bool) -> None:
         """Older than the subscription."""
         if f"{key}" not in self.world.uploads:
             self.world.upload(f"{key}", 0)
+            if damaged:
+                self.world.damaged.add(f"{key}")
 
     @precondition(lambda self: len(self.runs) < 4)
     @rule(lag=st.integers(0, 2))
@@ -541,11 +543,20 @@ class CatchUpProtocol(Protocol):
         """So the worker may not learn what the cutoff is."""
         self.world.faults_after_closing = ["conflict"] * tries
 
-    @precondition(lambda self: self.runs)
-    @rule()
-    def the_service_lets_a_worker_wait(self) -> None:
-        """For longer than the lease, which it must keep."""
+    @precondition(lambda self: 0 < len(self.runs) < 4)
+    @rule(which=st.integers(0, 3), lag=st.integers(0, 2))
+    def the_service_lets_a_worker_wait(self, which: int, lag: int) -> None:
+        """For longer than the lease, which it must keep; then another run comes."""
         self.world.stall_next_push = True
+        run, until = self.runs[which % len(self.runs)].run, self.world.clock + LEASE_SECONDS + 100
+        for _ in range(200):
+            if not run.alive or self.world.clock > until:
+                break
+            self.world.clock = max(self.world.clock, run.wake_at)
+            run.step()
+        self.clear_away()
+        self.start(None, lag)
+        self.step_however_long_it_takes(len(self.runs) - 1, 12)
 
     @precondition(lambda self: self.world.uploads)
     @rule(which=st.integers(0, 99))
