@@ -94,7 +94,12 @@ def _run_mode(
     for warning in settings.warnings:
         log.warning("%s", warning)
     scope = lib.Scope(
-        settings.prefix, settings.state_key, settings.shard, settings.period, settings.job_run
+        settings.prefix,
+        settings.state_key,
+        settings.shard,
+        settings.period,
+        settings.selection,
+        settings.job_run,
     )
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
@@ -103,13 +108,7 @@ def _run_mode(
     log.info("mode %s, bucket %s at %s", settings.mode, settings.bucket, settings.endpoint)
     broken = False
     try:
-        store = Store(
-            settings.endpoint,
-            settings.credentials,
-            settings.bucket,
-            settings.concurrency,
-            settings.retry,
-        )
+        store = Store(settings.location, settings.retry, settings.concurrency, stop.pause)
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:
             mode(job, settings.event)

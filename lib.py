@@ -13,9 +13,10 @@ import logging
 import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
@@ -27,7 +28,7 @@ from bucket.state_text import (
     read_catch_up,
     read_remembered,
 )
-from bucket.store import Store
+from bucket.store import Store, decoded
 from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
@@ -38,10 +39,10 @@ from push.catch_up import (
     warn_of_failures,
 )
 from push.decoder import FlowLog, decode
-from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import Reader
+from push.selection import OBJECT, Selection
 from push.state_exchange import StateExchange
 from push.worker import claim
 
@@ -88,13 +89,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run."""
+    """Which keys of the bucket concern this run, and what is sent of their flows."""
 
     prefix: str
     state_key: str
     shard: Shard
     period: Period = ALWAYS
     """When an object that no event names was written."""
+    selection: Selection = field(default_factory=Selection)
     job_run: str = ""
     """The name of this job run, the same in all its tries; empty where it has none."""
 
@@ -106,9 +108,11 @@ class Scope:
         """Why this event asks for nothing, or None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        if event.key == self.state_key:
+        # Some stores' events bear the key percent-encoded once more than it is.
+        keys = {event.key, decoded(event.key) or event.key}
+        if self.state_key in keys:
             return "this is the STATE object, not a flow log"
-        if not event.key.startswith(self.prefix):
+        if not any(key.startswith(self.prefix) for key in keys):
             return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
@@ -118,46 +122,54 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 
-def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
-    """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
-    flow_log = decode(content)
-    return source_of(flow_log), lines(flow_log, key)
+@dataclass(slots=True)
+class Lines:
+    """The lines of one object; contract, section 4. Iterating raises Unreadable."""
+
+    flow_log: FlowLog
+    key: str
+    selection: Selection
+    filtered: int = 0
+    """How many flows were left out so far."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from, and what their lines have in common."""
+        shared = self.selection.shared(self.flow_log.fields, self._added())
+        return replace(source_of(self.flow_log), fields=shared)
+
+    def _added(self) -> dict[str, str]:
+        digest = sha256(self.key.encode()).hexdigest()
+        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
+
+    def __iter__(self) -> Iterator[Line]:
+        fields, added = self.flow_log.fields, self._added()
+        captured = fields.get("capture_end_time")
+        wanted = self.selection.tester(fields, added)
+        parts = self.selection.renderer(fields, added)
+        for row, entry in enumerate(self.selection.entries(self.flow_log)):
+            if not wanted(entry, row):
+                self.filtered += 1
+                continue
+            head, own, tail, values = parts(entry, row)
+            yield Line(
+                own,
+                milliseconds(entry.get("end_time") or captured),
+                entry.get("action") == "rejected",
+                head,
+                tail,
+                values,
+            )
 
 
-def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
-    """One line an entry; contract, section 4. Raises Unreadable."""
-    fields, added = flow_log.fields, {"_app": APP, "key": key}
-    captured = fields.get("capture_end_time")
-    parts = _parts(fields, added)
-    for entry in flow_log.entries:
-        head, own, tail = parts(entry)
-        yield Line(
-            own,
-            milliseconds(entry.get("end_time") or captured),
-            entry.get("action") == "rejected",
-            head,
-            tail,
-        )
+def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
+    """One line for each entry that is wanted; all are where nothing is selected."""
+    return Lines(flow_log, key, selection or Selection())
 
 
-def _parts(
-    fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], tuple[bytes, bytes, bytes]]:
-    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
-
-    What all lines share is rendered once, unless an entry has a field of the same name.
-    """
-    always = fields.keys() | added.keys()
-    head = b"{%b," % render({name: fields[name] for name in fields if name not in added})[1:-1]
-    tail = b",%b" % render(added)[1:]
-    apart = bool(fields) and fields.keys().isdisjoint(added)
-
-    def parts(entry: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        if apart and entry and always.isdisjoint(entry):
-            return head, render(entry)[1:-1], tail
-        return b"", render({**fields, **entry, **added}), b""
-
-    return parts
+def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
+    """The lines of an object as stored. Raises Unreadable."""
+    return Lines(decode(content), key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
@@ -167,6 +179,8 @@ def source_of(flow_log: FlowLog) -> Source:
         # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
         vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
         interface if isinstance(interface, str) else "",
+        # IBM Cloud docs, VPC, "Viewing flow log objects".
+        incomplete=flow_log.fields.get("state") == "skip data",
     )
 
 
@@ -209,7 +223,9 @@ class Job:
         self._exchange = StateExchange(store, stop, store.policy)
         self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
-        self._pusher = Pusher(self._reader, delivery, lines_of, tally, on_progress)
+        self._pusher = Pusher(
+            self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
+        )
 
     def listed(
         self,
@@ -266,7 +282,8 @@ class Job:
         self._delivery.send()
 
     def close(self) -> None:
-        """Queued reads and requests are cancelled."""
+        """Queued reads and requests are cancelled; fields that no flow had are warned about."""
+        self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
         self._exchange.close()
         self._delivery.close()

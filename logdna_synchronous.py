@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 import orjson
 import requests
 import tenacity
-from isal import isal_zlib
 
 from connections.retry import RetryPolicy, TryAgain, Window, retrying
 from destinations import answers
@@ -58,9 +57,6 @@ small enough that several can be in flight in the memory of the smallest instanc
 
 SPLIT_REQUESTS = 64
 """So many requests a batch may take until it is known which of its lines are refused."""
-
-GZIP = 16 + 15
-"""What zlib calls a gzip member with the largest window."""
 
 
 # --- LogDNA's own requests -----------------------------------------------------------------------
@@ -108,13 +104,6 @@ class LogDNA(Destination):
             )
 
         return render
-
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
-        """The body of a request as it goes over the wire: compressed."""
-        # Level 1: flow logs are so repetitive that a higher one costs more time than it saves. And
-        # part by part, since a copy of the whole text costs as much time again, and its memory.
-        packer = isal_zlib.compressobj(level=1, wbits=GZIP)
-        return b"".join([*map(packer.compress, parts), packer.flush()])
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
@@ -250,6 +239,9 @@ class Sender:
             case answers.ByLine():
                 refused = self._messages.refused(*meaning.refusals)
                 part.take_some(meaning, result, refused, answer.retry_after)
+            case answers.SomeRefused(count, why):
+                reason = self._messages.refused_some(count, len(part.lines), why)
+                result.fail(part.lines.owners, reason, permanent=True)
             case answers.NotNow(why):
                 raise TryAgain(why, answer.retry_after)
             case answers.KeyRefused(status):
@@ -314,6 +306,7 @@ class Delivery:
     def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
         """Take the lines of object `owner`; waits while all requests are in flight."""
         destination = self._destination
+        head = destination.head(source)
         render = destination.renderer(source, int(time.time() * 1000))
         count = long = 0
         refused = None
@@ -325,7 +318,7 @@ class Delivery:
                 if destination.long_line is LongLine.DROPPED:
                     continue
             try:
-                full = self._packer.add(owner, element)
+                full = self._packer.add(owner, element, head)
             except LineTooLong as error:
                 refused = str(error)
                 continue

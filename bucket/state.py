@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from bucket.errors import Unanswered
+
 T = TypeVar("T")
 
 SETTLING_SECONDS = 10
@@ -65,17 +67,6 @@ class Replaced(StateLost):
 
 class PreconditionFailed(Exception):
     """The store refused a write because STATE was not as the precondition said."""
-
-
-class Unanswered(Exception):
-    """No answer, or one that doesn't say what was done (5xx, 409, 429).
-
-    `after`: the seconds that the store asks to wait, where it does.
-    """
-
-    def __init__(self, text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.after = after
 
 
 @dataclass(frozen=True, slots=True)

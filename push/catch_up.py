@@ -107,7 +107,7 @@ class CatchUpWorker:
             state, key = self._claim.state, entry.ref.key
             if entry.error is not None:
                 state = state.with_failure(key)
-            elif not entry.gone:
+            elif not entry.skipped:
                 state = state.without_failure(key)
             mark = (entry.ref.last_modified, key)
             self._claim.state = dataclasses.replace(state, mark=mark)
@@ -129,8 +129,8 @@ def push_unless_the_workers(job: Job, key: str, state: CatchUp, snapshot: Snapsh
     match state.duty(ref, cutoff):
         case Duty.PUSH:
             job.push([ref])
-            if job.tally.objects and key in state.failed:
-                return strike_out(job, key) or state
+            if job.tally.objects and ref.key in state.failed:
+                return strike_out(job, ref.key) or state
         case Duty.WORKER:
             log.info("the worker pushes this object, in its turn: %s", key)
         case Duty.PASSED:

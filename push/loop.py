@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ObjectRef
 from bucket.state import StateError, StateLost
 from bucket.store import Body
@@ -26,9 +26,6 @@ T = TypeVar("T")
 OPEN_OBJECTS = 20_000
 """Objects whose lines were handed over but which are not settled, since one before them isn't. With
 more of them reading waits, so that a single request without an answer costs time and not memory."""
-
-BROKEN_READS_IN_A_ROW = 3
-"""So many objects in a row that can't be read mean the store, not the objects."""
 
 
 class PushEnded(Exception):
@@ -57,24 +54,24 @@ OnSettled = Callable[[Sequence[Settled]], None]
 
 OnProgress = Callable[[Progress], None]
 
-LinesOf = Callable[[bytes, str], tuple[Source, Iterable[Line]]]
+
+class Lines(Protocol):
+    """The lines of one object; iterating raises Unreadable."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from."""
+
+    @property
+    def filtered(self) -> int:
+        """How many flows were left out so far."""
+
+    def __iter__(self) -> Iterator[Line]:
+        """Makes the lines."""
+
+
+LinesOf = Callable[[bytes, str], Lines]
 """Makes an object, as stored, and its key into lines. Raises Unreadable."""
-
-
-class BrokenReads:
-    """Counts the reads in a row that were interrupted."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def check(self, body: Body | ObjectError) -> None:
-        """Count this read. Raises PushEnded where it makes no sense to read on."""
-        self._count = self._count + 1 if isinstance(body, ReadInterrupted) else 0
-        if self._count >= BROKEN_READS_IN_A_ROW:
-            raise PushEnded(
-                f"{self._count} reads in a row failed, the last one so: {body};"
-                " look at COS_ENDPOINT"
-            )
 
 
 def say_gone(key: str) -> None:
@@ -123,11 +120,13 @@ class Pusher:
             raise PushEnded(reason)
 
     def _begin_all(self, push: _Push) -> None:
-        broken_reads = BrokenReads()
         for ref, body in self._reader.bodies(push.refs):
             self._begin(push, ref, body)
-            push.settle_and_tell(self._delivery.receipts(wait=len(push.ledger) > OPEN_OBJECTS))
-            broken_reads.check(body)
+            full = len(push.ledger) > OPEN_OBJECTS
+            if full:
+                # Where a filter leaves few lines, the oldest object's may wait for a full batch.
+                self._delivery.send()
+            push.settle_and_tell(self._delivery.receipts(wait=full))
             if self._delivery.ended_by:
                 raise PushEnded(str(self._delivery.ended_by))
 
@@ -139,18 +138,24 @@ class Pusher:
         if isinstance(body, ObjectGone):
             say_gone(ref.key)
         elif isinstance(body, ObjectError):
-            ledger.fail(number, str(body), permanent=isinstance(body, ObjectTooLarge))
+            ledger.fail(number, str(body), permanent=body.permanent)
+        elif not body.content:
+            log.info("no bytes, nothing to push: %s", ref.key)
         else:
             try:
                 self._add_lines(ledger, number, ref.key, body.content)
             except Unreadable as error:
                 ledger.fail(number, str(error))
-        ledger.close(number, gone=isinstance(body, ObjectGone))
+        nothing = isinstance(body, ObjectGone) or (isinstance(body, Body) and not body.content)
+        ledger.close(number, skipped=nothing)
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
-        source, lines = self._lines_of(content, key)
-        added = self._delivery.add(number, lines, source)
-        ledger.add_lines(number, added.lines)
+        lines = self._lines_of(content, key)
+        if lines.source.incomplete:
+            log.warning("its collector has lost flows of this interval: %s", key)
+            self._tally.incomplete += 1
+        added = self._delivery.add(number, lines, lines.source)
+        ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:

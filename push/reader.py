@@ -5,16 +5,14 @@ All waiting for the store goes through here, so that a run that is told to stop 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TypeVar
 
-from bucket.errors import ObjectError, StoreUnavailable
+from bucket.errors import ObjectError
 from bucket.listing import ObjectRef
 from bucket.store import Body, Store
 from connections.stop import Stop, Stopped
@@ -24,8 +22,8 @@ T = TypeVar("T")
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """Bound of what is read ahead, compressed; the next object in turn is always permitted."""
 
-CALL_SECONDS = 600.0
-"""Bound of any other exchange with the store, retries included, such as a page of the listing."""
+CALLS = 4
+"""So many other exchanges with the store at the same time: one, and some that nobody waits for."""
 
 
 class Reader:
@@ -39,6 +37,8 @@ class Reader:
         """Called again and again while this waits."""
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
+        # Of their own, since the others may all be waiting to try an object again.
+        self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing, page by page. Raises Stopped, StoreError."""
@@ -48,7 +48,7 @@ class Reader:
 
     def bodies(self, refs: Iterable[ObjectRef]) -> Iterator[tuple[ObjectRef, Body | ObjectError]]:
         """The objects in order, or why there is none. Raises Stopped, StoreError."""
-        waiting: deque[tuple[ObjectRef, Future[Body]]] = deque()
+        waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]] = deque()
         ahead = 0
         for ref in refs:
             while waiting and (
@@ -56,53 +56,48 @@ class Reader:
             ):
                 ahead -= waiting[0][0].size
                 yield self._next(waiting)
-            waiting.append((ref, self._pool.submit(self.store.read, ref.key)))
+            waiting.append((ref, self._pool.submit(self._read, ref)))
             ahead += ref.size
         while waiting:
             yield self._next(waiting)
 
+    def _read(self, ref: ObjectRef) -> tuple[str, Body]:
+        # A listing tells keys as they are, and times; an event tells neither for certain.
+        if ref.last_modified:
+            return ref.key, self.store.read(ref.key)
+        return self.store.read_event(ref.key)
+
     def _next(
-        self, waiting: deque[tuple[ObjectRef, Future[Body]]]
+        self, waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]]
     ) -> tuple[ObjectRef, Body | ObjectError]:
         ref, future = waiting.popleft()
         try:
-            body = self._wait(future)
+            key, body = self._wait(future)
         except ObjectError as error:
             return ref, error
-        # An event doesn't tell when its object was written; where a listing did, its time is kept.
-        return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
+        # Where a listing told an object's time, it is kept.
+        return replace(ref, key=key, last_modified=ref.last_modified or body.last_modified), body
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`. Raises Stopped where the run is to end before it answers.
+        """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
+        return self._wait(self._calls.submit(function, *arguments))
 
-        And StoreUnavailable where the answer goes on and on.
-        """
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
-
-    def _wait(self, future: Future[T], seconds: float = math.inf) -> T:
+    def _wait(self, future: Future[T]) -> T:
         """The future's result; unlike a plain wait it notices that the run is to end."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not wait([future], self._POLL_SECONDS).done:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
-            try:
-                return future.result(self._POLL_SECONDS)
-            except FutureTimeout:
-                if future.done():
-                    raise
-        raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
+        return future.result()
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self._stop.requested():
-                raise Stopped
             self.on_wait()
-            # Not an Event: a signal's handler could not set it while this thread waits on it.
-            time.sleep(min(left, self._POLL_SECONDS))
+            self._stop.pause(min(left, 1.0))
 
     def close(self) -> None:
         """Queued reads are cancelled; the threads end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._calls):
+            pool.shutdown(wait=False, cancel_futures=True)

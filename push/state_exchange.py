@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from bucket.state import Snapshot, StateUnavailable, Unanswered
+from bucket.errors import Unanswered
+from bucket.state import Snapshot, StateUnavailable
 from bucket.store import Store
 from connections.retry import RetryPolicy
 from connections.stop import Stop, Stopped

@@ -127,6 +127,8 @@ def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) ->
         "failed": failed,
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
+        "filtered": tally.filtered,
+        "incomplete": tally.incomplete,
         "remarks": traffic.remarks if traffic else 0,
         "seconds": round(seconds, 3),
         "version": VERSION,

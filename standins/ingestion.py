@@ -51,6 +51,10 @@ class LogService(Server):
         with self.lock:
             return [compact(line[self.text_field]) for line in self.received]
 
+    def shown(self) -> str:
+        """The last line received, as a person would like to read it."""
+        return json.dumps(self.received[-1], indent=2)
+
     def answer(self, request: HTTPRequest) -> Answer:
         """Accept the lines, or say why not."""
         try:
@@ -110,6 +114,10 @@ class Ingestion(LogService):
         self.line_status: Callable[[str], int] = lambda text: 200
         self._key = key
 
+    def shown(self) -> str:
+        """What is in the text of the last line received."""
+        return json.dumps(json.loads(self.received[-1][self.text_field]), indent=2)
+
     def _take(self, lines: list[dict[str, Any]]) -> Answer:
         statuses = [self.line_status(line["line"]) for line in lines]
         taken = [line for line, status in zip(lines, statuses, strict=True) if status < 300]
@@ -130,7 +138,7 @@ class Ingestion(LogService):
             raise Refused(400, "now is not a number")
         if request.headers.get("content-type", "").split(";")[0] != "application/json":
             raise Refused(400, "Content-Type is not application/json")
-        return _parse(self._unpack(request))
+        return _parse(self._check_size(unpacked(request)))
 
     def _check_key(self, authorization: str, apikey: str | None) -> None:
         kind, _, encoded = authorization.partition(" ")
@@ -141,15 +149,16 @@ class Ingestion(LogService):
         if self._key not in ((user, password) if kind == "Basic" else (apikey,)):
             raise Refused(401, "the key is wrong")
 
-    def _unpack(self, request: HTTPRequest) -> bytes:
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding not in ("gzip", "identity"):
-            raise Refused(415, f"unknown Content-Encoding {encoding}")
-        try:
-            body = gzip.decompress(request.body) if encoding == "gzip" else request.body
-        except (OSError, EOFError, zlib.error):
-            raise Refused(400, "bad gzip") from None
-        return self._check_size(body)
+
+def unpacked(request: HTTPRequest) -> bytes:
+    """The body of a request that may be gzip. Raises Refused."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding not in ("gzip", "identity"):
+        raise Refused(415, f"unknown Content-Encoding {encoding}")
+    try:
+        return gzip.decompress(request.body) if encoding == "gzip" else request.body
+    except (OSError, EOFError, zlib.error):
+        raise Refused(400, "bad gzip") from None
 
 
 def _parse(body: bytes) -> list[dict[str, Any]]:

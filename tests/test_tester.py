@@ -19,7 +19,7 @@ from bucket.state_text import CatchUp, Status
 from run.settings import DESTINATIONS, read_settings
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from tests.canary import assert_no_secret
-from tests.harness import BUCKET, PROJECT, Place, Result, lines_of
+from tests.harness import BUCKET, PROJECT, Place, Result, lines_of, without_object
 from tests.test_modes import put_in_order
 
 
@@ -105,7 +105,10 @@ def test_a_dry_run_prints_the_lines_and_changes_nothing(
         FLOWLOG_MODE=mode, LOGDNA_ENDPOINT="", LOGDNA_INGESTION_KEY="", CLOUD_LOGS_ENDPOINT="",
     )  # fmt: skip
     assert result.code == 0, result.log
-    assert Counter(result.out.splitlines()) == lines_of(*objects)
+    shown = result.out.splitlines()
+    if either.environ.get("LOG_DESTINATION") == "cloud-logs":
+        shown = [without_object(text) for text in shown]
+    assert Counter(shown) == lines_of(*objects)
     assert either.ingestion.requests == []
     assert set(either.store.operations()) == {"LIST", "GET"}
 
@@ -142,32 +145,6 @@ def test_an_empty_bucket_is_said(place: Place, tmp_path: Path) -> None:
     result = run(place, tmp_path)
     assert result.code == 2
     assert "holds no flow log" in result.log
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "can't read"),
-        ("[other]\na = b\n", "no section [env]"),
-        ("apikey = secret-text\n", "line 1 is not in ini format"),
-        ("[env]\napikey secret-text\n", "is not in ini format"),
-        ("[env]\napikey = a\nAPIKEY = secret-text\n", "line 3 is not in ini format"),
-    ],
-)
-def test_an_unusable_ini_file(tmp_path: Path, text: str | None, said: str) -> None:
-    path = tmp_path / "test.ini"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(tester.Unusable) as caught:
-        tester.read_ini(path)
-    assert said in str(caught.value)
-    assert "secret-text" not in str(caught.value)
-
-
-def test_an_ini_file_is_taken_literally(tmp_path: Path) -> None:
-    path = tmp_path / "test.ini"
-    path.write_text("\ufeff[env]\n# no = setting\nApiKey = a%b=c;d#e\nEMPTY =\n", encoding="utf-8")
-    assert tester.read_ini(path) == {"APIKEY": "a%b=c;d#e", "EMPTY": ""}
 
 
 def test_endpoints_that_a_desk_can_not_reach_are_swapped(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bucket.errors import Unanswered
 from bucket.state import (
     CLOCK_SKEW_SECONDS,
     SETTLING_SECONDS,
@@ -16,7 +17,6 @@ from bucket.state import (
     StateError,
     StateObject,
     StateUnavailable,
-    Unanswered,
     UnsafeStore,
     has_settled,
     outcome,

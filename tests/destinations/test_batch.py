@@ -38,6 +38,7 @@ def test_a_batch_is_closed_before_it_is_too_large() -> None:
 
 def owned_lines(batch: Batch) -> list[tuple[int, bytes]]:
     """Owner and text of each line."""
+    assert all(batch.counts().values()), "no owner without a line"
     owners = [owner for owner, count in batch.counts().items() for _ in range(count)]
     texts = bytes(batch.content).split(b",")
     assert [len(b",".join(texts[: i + 1])) for i in range(len(texts))] == list(batch.ends)

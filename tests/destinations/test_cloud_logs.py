@@ -209,7 +209,7 @@ def test_a_token_is_renewed_once_and_a_second_refusal_is_final(place: Place) -> 
 
 def test_a_token_with_a_short_life_is_renewed_in_time(place: Place) -> None:
     """Tokens live for two seconds; each answer waits until the first one has expired."""
-    place.iam._lifetime = 2
+    place.iam.lifetime = 2
     expected = place.put(*flow_log_objects(4, 900))
 
     def rule(_: object) -> None:

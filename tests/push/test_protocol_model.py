@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 import lib
 from bucket import state
-from bucket.errors import StoreError
+from bucket.errors import StoreError, Unanswered
 from bucket.listing import ObjectRef
 from bucket.state import (
     CLOCK_SKEW_SECONDS,
@@ -35,7 +35,6 @@ from bucket.state import (
     PreconditionFailed,
     Snapshot,
     StateUnavailable,
-    Unanswered,
 )
 from push import worker
 from push.ledger import Settled, Tally
