@@ -378,10 +378,7 @@ def follow(job: Job, event: Event | None) -> None:
 
 
 def push_named(mode: str) -> Mode:
-    """For an object that a person has named: it is pushed whatever the mode says.
-
-    Of what the modes remember, only the failures of a catch-up change by it.
-    """
+    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
     return _push_named_in_catch_up if mode == "catch-up" else simple
 
 
