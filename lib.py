@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import logging
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,35 +19,37 @@ from hashlib import sha256
 from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.shard import Shard
-from bucket.state import (
+from bucket.state import StateChanged, StateError, StateObject
+from bucket.state_text import (
     CatchUp,
     Remembered,
-    Replaced,
-    StateError,
-    StateObject,
     Status,
-    cutoff,
     read_catch_up,
     read_remembered,
-    worker_is_gone,
 )
 from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
+from push.catch_up import (
+    CatchUpWorker,
+    push_unless_the_workers,
+    strike_out,
+    warn_of_failures,
+)
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
-from push.reader import InterruptibleState, Reader
+from push.reader import Reader
 from push.selection import OBJECT, Selection
-from push.worker import Worker
+from push.state_exchange import StateExchange
+from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
 
 _STATE_TRIES = 10
-_RACE_SECONDS = 0.5
 
 
 # --- which objects, in what order ----------------------------------------------------------------
@@ -78,6 +81,8 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
+    job_run: str = ""
+    """The name of this job run, the same in all its tries; empty where it has none."""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -197,8 +202,10 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
+        self.job_run = scope.job_run or secrets.token_hex(4)
         self._reader = Reader(store, stop)
-        self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
+        self._exchange = StateExchange(store, stop, store.policy)
+        self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
         self._pusher = Pusher(
             self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
@@ -259,6 +266,13 @@ class Job:
             self.tally.failed.append(key, str(error))
         return None
 
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service.
+
+        Not while it waits for STATE: the call may be an exchange about STATE itself.
+        """
+        self._reader.on_wait = self._delivery.on_wait = call
+
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
         self._reader.pause(seconds)
@@ -278,6 +292,7 @@ class Job:
         """Queued reads and requests are cancelled; fields that no flow had are warned about."""
         self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
+        self._exchange.close()
         self._delivery.close()
 
 
@@ -340,7 +355,7 @@ def _remember(job: Job, pushed: Remembered) -> None:
             return
         try:
             job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except Replaced:
+        except StateChanged:
             continue
         return
     raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
@@ -348,53 +363,16 @@ def _remember(job: Job, pushed: Remembered) -> None:
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
-    own = event
-    for _ in range(_STATE_TRIES):
-        snapshot = job.state.read()
-        if snapshot is None:
-            job.state.check_preconditions(None)
-            worker = Worker.start(job)
-        else:
-            state = read_catch_up(snapshot, job.scope.state_key)
-            divide = cutoff(state, snapshot)
-            if own and divide is not None:
-                _push_if_newer(job, own, divide)
-                if job.tally.failed_total:
-                    return
-                own = None
-            if state.status is Status.FINISHED or not worker_is_gone(state, snapshot):
-                _say_state(state, event)
-                return
-            job.state.check_preconditions(snapshot)
-            worker = Worker.take_over(job, state, snapshot)
-        if worker:
-            worker.run()
+    snapshot = job.state.read()
+    if snapshot:
+        state = read_catch_up(snapshot, job.scope.state_key)
+        if event:
+            state = push_unless_the_workers(job, event.key, state, snapshot)
+        warn_of_failures(state)
+        if event and (state.status is Status.FINISHED or job.tally.failed_total):
             return
-        # Another run was faster: look again what there is to do.
-        job.pause(_RACE_SECONDS)
-    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
-
-
-def _push_if_newer(job: Job, event: Event, divide: int) -> None:
-    """Push the event's object unless it is the worker's."""
-    ref = job.stat(event.key)
-    if ref and ref.last_modified > divide:
-        job.push([ref])
-    elif ref:
-        log.info("the worker has pushed this object, or will: %s", event.key)
-
-
-def _say_state(state: CatchUp, event: Event | None) -> None:
-    if state.status is not Status.FINISHED:
-        log.info("worker %s is at work; it pushes everything up to its closing", state.worker)
-    elif event is None:
-        log.info("nothing to do: the catch-up has finished; delete STATE to start over")
-    if state.failed_total:
-        log.warning(
-            "the catch-up could not deliver %d objects, among them: %s",
-            state.failed_total,
-            ", ".join(state.failed),
-        )
+    if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
+        CatchUpWorker(job, held).run()
 
 
 def follow(job: Job, event: Event | None) -> None:
@@ -406,7 +384,20 @@ def follow(job: Job, event: Event | None) -> None:
     raise StateError("FLOWLOG_MODE follow does not push anything yet")
 
 
-MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
+def push_named(mode: str) -> Mode:
+    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+    return _push_named_in_catch_up if mode == "catch-up" else simple
+
+
+def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
+    simple(job, event)
+    if event and job.tally.objects:
+        strike_out(job, event.key)
+
+
+Mode = Callable[[Job, Event | None], None]
+
+MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,

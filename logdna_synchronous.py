@@ -288,6 +288,8 @@ class Delivery:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.ended_by: DeliveryError | None = None
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits for an answer."""
         self._destination = destination
         self._concurrency = concurrency
         self._stop_requested = stop_requested
@@ -381,6 +383,8 @@ class Delivery:
         if self._stop_requested() and self._deadline is None:
             self._deadline = time.monotonic() + self.GRACE_SECONDS
             self._no_more_waits.set()
+        if timeout:
+            self.on_wait()
         for future in wait(self._in_flight, timeout, FIRST_COMPLETED).done:
             batch = self._in_flight.pop(future)
             receipt = self._receipt(future, batch)

@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("ini", type=Path, help="see test.ini.example")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--key", help="push this object, as a subscription would")
+    what.add_argument("--key", help="push this object, whatever the mode")
     what.add_argument("--all", action="store_true", help="push all objects, as a manual run would")
     parser.add_argument("--dry-run", action="store_true", help="print the lines, send nothing")
     return parser.parse_args()
@@ -181,7 +181,7 @@ def run(arguments: argparse.Namespace, stop: Stop) -> int:
         print("stopped; nothing was sent", file=sys.stderr)
         return 128 + (stop.signal or 0)
     if not arguments.dry_run:
-        return flowlog.run(environ, stop, on_progress=progress_bar())
+        return flowlog.run(environ, stop, on_progress=progress_bar(), named=not arguments.all)
     return flowlog.run(environ, stop, delivery=lambda settings, _: DryRun(settings.destination))
 
 

@@ -118,7 +118,16 @@ def explained() -> Iterator[None]:
 
 
 _AGAIN_STATUSES = frozenset((408, 425, 429))
-_AGAIN_CODES = frozenset(("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"))
+_AGAIN_CODES = frozenset(
+    (
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "RequestTimeout",
+        "SlowDown",
+        "InternalError",
+        "ServiceUnavailable",
+    )
+)
 
 
 def explain_answer(
@@ -171,7 +180,7 @@ def _fault_of_object(status: int, code: str, answer: str) -> ObjectError:
         return ObjectGone("the object is not in the bucket any more")
     if code == "InvalidObjectState":
         return ObjectArchived(f"the object is archived ({status} {code}): restore it, then push it")
-    if status in (409, 412):
+    if status == 412:
         return PreconditionRefused(answer)
     if status == 403:
         return ObjectForbidden(f"{answer}: no permission; {_ROLE}")
@@ -183,7 +192,7 @@ _LOCKED = re.compile("retention|object ?lock|locked|legal ?hold|protected|immuta
 
 def explain_state_refusal(
     error: ObjectError, status: int, text: str, key: str, *, known_locked: bool
-) -> StoreError | ObjectError:
+) -> StoreError | ObjectError | Unanswered:
     """Why STATE can't be changed: its precondition, a role that is missing, or a locked object.
 
     A bucket with a retention policy or Object Lock lets objects be created and refuses to change
@@ -201,6 +210,8 @@ def explain_state_refusal(
         )
     if isinstance(error, ObjectGone | PreconditionRefused):
         return error
+    if status == 409:  # a conflict with another request: it may be sent again
+        return Unanswered(str(error))
     return StoreError(
         f"{answer}; these modes need the role Object Writer (or Writer) on its bucket, which"
         " FLOWLOG_STATE_BUCKET can name"

@@ -87,10 +87,6 @@ class Retries:
         """The answer about the bucket. Raises StoreUnavailable."""
         return self._persist(attempt, self._pause, None)
 
-    def ask_of_state(self, attempt: Callable[[], T]) -> T:
-        """The same about STATE, for which a run that is to end still waits."""
-        return self._persist(attempt, time.sleep, None)
-
     def _persist(
         self,
         attempt: Callable[[], T],

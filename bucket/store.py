@@ -46,6 +46,9 @@ PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 
 STATE_LIMIT_BYTES = 256 * 1024
 
+STATE_CONNECTIONS = 4
+"""An exchange about STATE that gets no answer must not hold up the next one."""
+
 
 @dataclass(frozen=True, slots=True)
 class HMAC:
@@ -113,10 +116,13 @@ class Store:
     ) -> None:
         self.bucket = location.bucket
         self.concurrency = concurrency
+        self.policy = policy
         self._state_bucket = location.state_bucket or location.bucket
         shown = authorization(location.endpoint, location.credentials)
         self._objects = Fetcher(location.endpoint, self.bucket, shown, concurrency, policy)
-        self._states = Fetcher(location.endpoint, self._state_bucket, shown, 1, policy)
+        self._states = Fetcher(
+            location.endpoint, self._state_bucket, shown, STATE_CONNECTIONS, policy
+        )
         self._retries = Retries(policy, concurrency, pause)
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
@@ -231,9 +237,9 @@ class Store:
     # --- STATE -----------------------------------------------------------------------------------
 
     def get_state(self, key: str) -> Snapshot | None:
-        """STATE, or None if there is none. Raises StoreError."""
+        """STATE, or None if there is none. Raises StoreError, Unanswered: this asks only once."""
         try:
-            return self._retries.ask_of_state(partial(self._get_state, key))
+            return self._get_state(key)
         except ObjectGone:
             return None
         except ObjectError as error:
@@ -251,20 +257,20 @@ class Store:
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
         """Write STATE if it has `etag` (None: if there is none), and return the new ETag.
 
-        Raises PreconditionFailed, StoreError.
+        Raises PreconditionFailed, StoreError, Unanswered: this asks only once, since a write must
+        not be repeated by who doesn't know what has become of the first one.
         """
         condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
         request = Request("PUT", key, STATE_LIMIT_BYTES, headers=condition, body=content)
         try:
-            return _etag(self._retries.ask_of_state(partial(self._change_state, request)))
+            return _etag(self._change_state(request))
         except (ObjectGone, PreconditionRefused) as error:
             # If-Match on an object that isn't there is answered with 404 or 412.
             raise PreconditionFailed(str(error)) from None
 
     def delete_state(self, key: str) -> None:
-        """Delete STATE. Raises StoreError."""
-        request = Request("DELETE", key, STATE_LIMIT_BYTES)
-        self._retries.ask_of_state(partial(self._change_state, request))
+        """Delete STATE. Raises StoreError, Unanswered."""
+        self._change_state(Request("DELETE", key, STATE_LIMIT_BYTES))
 
     def _change_state(self, request: Request) -> Answer:
         answer = _answer(self._states, request)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ObjectRef
-from bucket.state import StateError
+from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
 from connections.unforeseen import describe
@@ -109,7 +109,7 @@ class Pusher:
         try:
             early = _why_ended(self._begin_all, push)
             late = _why_ended(push.settle_and_tell, self._delivery.flush())
-        except StateError:
+        except StateLost:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
@@ -247,7 +247,9 @@ def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
     """Do a step of a push; why it ended early, or None."""
     try:
         step(argument)
-    except (PushEnded, StoreError) as error:
+    except StateLost:
+        raise
+    except (PushEnded, StoreError, StateError) as error:
         return str(error)
     except Stopped:
         return "the run was told to stop"

@@ -5,7 +5,6 @@ All waiting for the store goes through here, so that a run that is told to stop 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 
 from bucket.errors import StoreError
 from bucket.listing import ObjectRef
-from bucket.state import Snapshot
 from bucket.store import Body, Store
 from connections.stop import Stop, Stopped
 
@@ -27,9 +25,6 @@ READ_AHEAD_BYTES = 16 * 1024 * 1024
 CALLS = 4
 """So many other exchanges with the store at the same time: one, and some that nobody waits for."""
 
-STOPPING_SECONDS = 5.0
-"""Bound of an exchange about STATE once the run is to end."""
-
 
 class Reader:
     """Reads objects ahead with several requests in flight and hands them out in order."""
@@ -38,6 +33,8 @@ class Reader:
 
     def __init__(self, store: Store, stop: Stop) -> None:
         self.store = store
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits."""
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
         # Of their own, since the others may all be waiting to try an object again.
@@ -95,54 +92,29 @@ class Reader:
         """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
         return self._wait(self._calls.submit(function, *arguments))
 
-    def finish(self, function: Callable[..., T], *arguments: object) -> T:
-        """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
-        return self._wait(self._calls.submit(function, *arguments), STOPPING_SECONDS)
-
-    def _wait(self, future: Future[T], stopping: float = 0.0) -> T:
+    def _wait(self, future: Future[T]) -> T:
         """The future's result, waited for as `_wait_until_done` does."""
-        self._wait_until_done(future, stopping)
+        self._wait_until_done(future)
         return future.result()
 
     def _wait_until_done(
-        self,
-        future: Future[Any],
-        stopping: float = 0.0,
-        while_waiting: Callable[[], None] = lambda: None,
+        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait; raises Stopped where the run is to end, `stopping` seconds after that is known."""
-        last = math.inf
-        while True:
-            now = time.monotonic()
+        """Wait; unlike a plain wait it notices that the run is to end, and raises Stopped then."""
+        while not wait([future], self._POLL_SECONDS).done:
             if self._stop.requested():
-                last = min(last, now + stopping)
-            if now >= last:
                 raise Stopped
-            if future.done() or wait((future,), self._POLL_SECONDS).done:
-                return
+            self.on_wait()
             while_waiting()
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""
-        self._stop.pause(seconds)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.on_wait()
+            self._stop.pause(min(left, 1.0))
 
     def close(self) -> None:
         """Queued reads are cancelled; the threads end by themselves."""
         for pool in (self._pool, self._calls):
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-class InterruptibleState:
-    """STATE in the store, read and written so that a signal is noticed meanwhile."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def get_state(self, key: str) -> Snapshot | None:
-        return self._reader.finish(self._reader.store.get_state, key)
-
-    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        return self._reader.finish(self._reader.store.put_state, key, content, etag)
-
-    def delete_state(self, key: str) -> None:
-        self._reader.finish(self._reader.store.delete_state, key)

@@ -74,6 +74,7 @@ class Settings:
     prefix: str
     shard: Shard
     event: lib.Event | None
+    job_run: str
     period: Period
     """Which objects concern a run without an event."""
     selection: Selection
@@ -134,6 +135,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         prefix=prefix,
         shard=_shard(env, mode),
         event=event,
+        job_run=_job_run(env),
         period=_period(env),
         selection=_selection(env, destination),
         warnings=tuple(env.warnings),
@@ -143,6 +145,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _job_run(env: Environment) -> str:
+    """The name that Code Engine gives this job run; empty where it has no name."""
+    name = env.text("CE_JOBRUN")
+    return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
