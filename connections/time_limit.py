@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from urllib3.connection import HTTPConnection
+from urllib3.util.ssltransport import SSLTransport
 
 _WATCH_SECONDS = 0.25
 
@@ -22,14 +23,20 @@ class TooSlow(Exception):
 
 
 class _Exchange:
-    """One request and its answer; `socket` is known once the request has been sent."""
+    """One request and its answer; `socket` is known once the request has been sent.
 
-    __slots__ = ("deadline", "over", "socket")
+    An exchange made inside another one, such as that for a token, has no longer than the outer one.
+    """
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+    __slots__ = ("deadline", "outer", "over", "socket")
+
+    def __init__(self, seconds: float, outer: _Exchange | None) -> None:
+        self.deadline = time.monotonic() + seconds
+        if outer:
+            self.deadline = min(self.deadline, outer.deadline)
+        self.outer = outer
         self.over = False
-        self.socket: socket.socket | None = None
+        self.socket: socket.socket | SSLTransport | None = None
 
 
 class _Watch:
@@ -62,12 +69,17 @@ class _Watch:
 
 
 def _cut_off(exchange: _Exchange) -> None:
+    """End the exchange. Raises nothing: no limit would hold if the watching thread died."""
     exchange.over = True
-    if exchange.socket is not None:
+    connected = exchange.socket
+    # To a proxy with TLS, the TLS of the service goes through that of the proxy.
+    while isinstance(connected, SSLTransport):
+        connected = connected.socket
+    if connected is not None:
         # Of the plain socket: the TLS one would drop its state while a reader still uses it. An
-        # error says that it is closed already.
-        with suppress(OSError):
-            socket.socket.shutdown(exchange.socket, socket.SHUT_RDWR)
+        # error says that it is closed already, or nothing that can be closed from outside.
+        with suppress(Exception):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 _watch = _Watch()
@@ -76,8 +88,11 @@ _current = threading.local()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Bounds the exchanges that this thread makes inside. Raises TooSlow."""
-    exchange = _Exchange(time.monotonic() + seconds)
+    """Bounds the exchanges that this thread makes inside. Raises TooSlow.
+
+    Limits nest: the one that ends first holds, and an outer one holds again behind an inner one.
+    """
+    exchange = _Exchange(seconds, _exchange())
     _current.exchange = exchange
     _watch.begin(exchange)
     try:
@@ -89,11 +104,20 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise
     finally:
         _watch.end(exchange)
-        _current.exchange = None
+        _current.exchange = exchange.outer
 
 
 def note_socket(connection: HTTPConnection) -> None:
     """The limit of this thread, if there is one, applies to the socket of this connection."""
-    exchange = getattr(_current, "exchange", None)
-    if exchange is not None:
+    if exchange := _exchange():
         exchange.socket = connection.sock
+
+
+def seconds_left() -> float:
+    """How long this thread may still take by its limits; -1, as locks have it, for no limit."""
+    exchange = _exchange()
+    return max(0.0, exchange.deadline - time.monotonic()) if exchange else -1
+
+
+def _exchange() -> _Exchange | None:
+    return getattr(_current, "exchange", None)

@@ -58,6 +58,14 @@ class ByLine:
 
 
 @dataclass(frozen=True, slots=True)
+class SomeRefused:
+    """The service took all lines but `count`, does not say which, and none may be sent again."""
+
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotNow:
     """No line counts as taken; the same request may be sent again."""
 
@@ -86,7 +94,7 @@ class KeyRefused:
     status: int
 
 
-Meaning = Delivered | ByLine | NotNow | LinesRefused | RequestRefused | KeyRefused
+Meaning = Delivered | ByLine | SomeRefused | NotNow | LinesRefused | RequestRefused | KeyRefused
 
 
 # --- by status -----------------------------------------------------------------------------------

@@ -51,12 +51,14 @@ class CloudLogs(Destination):
 
     name = "IBM Cloud Logs"
     endpoint_setting = "CLOUD_LOGS_ENDPOINT"
-    key_setting = "APIKEY, which needs the role Sender on this instance"
+    key_setting = "APIKEY (or the trusted profile), which needs the role Sender on this instance"
     prefix, suffix = b"[", b"]"
     # The API's page says 2 MB, the page of limits 10 MiB.
     request_limit_bytes = 2_000_000
     line_limit_bytes = 32_000
     long_line = LongLine.DROPPED
+    # A key is longer than the 256 characters up to which a value is indexed.
+    extra_fields = ("_object",)
     # What is older than 24 hours is not accepted at all, so there is a margin for retries.
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60
@@ -84,7 +86,7 @@ class CloudLogs(Destination):
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
 
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body as it is: whether the service takes compressed ones is not documented."""
         return b"".join(parts)
 

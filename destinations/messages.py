@@ -38,6 +38,13 @@ class Messages:
             f" if it refuses all of them, look at {setting}"
         )
 
+    def refused_some(self, count: int, lines: int, why: str) -> str:
+        """So many of the lines of a request were refused, and nobody knows which."""
+        return (
+            f"{self._name} refused {count} of {lines} lines sent together, these may be"
+            f" among them: {why or 'it gives no reason'}"
+        )
+
     def not_told_apart(self, requests: int) -> str:
         """Lines count as refused since they were refused together with others."""
         return (

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from connections.iam import Tokens, tokens_for
+from connections.iam import (
+    COMPUTE_RESOURCE_TOKEN,
+    ApiKey,
+    Identity,
+    Tokens,
+    TrustedProfile,
+    tokens_for,
+)
+from connections.values import iso_seconds
+from run.masking import SECRET_LENGTH
 
 T = TypeVar("T")
 
 IAM_URL = "https://iam.cloud.ibm.com"
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_SPAN_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Environment:
@@ -35,11 +50,19 @@ class Environment:
             self.fault(f"{name} is not set{why}")
         return value
 
-    def secret(self, name: str, why: str = "") -> str:
-        """A required value that goes into a header or a form, never named in a fault."""
+    def header(self, name: str, why: str = "") -> str:
+        """A required value that goes into a header or a form; no fault repeats it."""
         value = self.required(name, why)
         if not value.isprintable() or not value.isascii():
             self.fault(f"{name} holds characters that no such key has")
+        return value
+
+    def secret(self, name: str, why: str = "") -> str:
+        """The same, for a value that is never shown."""
+        value = self.text(name)
+        if not 0 < len(value) < SECRET_LENGTH:
+            return self.header(name, why)
+        self.fault(f"{name} has fewer than {SECRET_LENGTH} characters: this is no such key")
         return value
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
@@ -57,16 +80,34 @@ class Environment:
         """A base URL without a slash at its end; a host alone gets `https://` before it."""
         url = self.parsed(name, parse_url, default)
         if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            self.warnings.append(f"{name} is not encrypted (http://): keys can be read on the way")
+            self.warn(f"{name} is not encrypted (http://): keys can be read on the way")
         return url
+
+    def warn(self, text: str) -> None:
+        """Something is to be looked at; said once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def fault(self, text: str) -> None:
         """Something is wrong; the text begins with the variable's name."""
         self.faults.append(text)
 
+    def identity(self) -> Identity:
+        """Who the job is to IAM; a fault where nothing says so, or two things do."""
+        name, id_ = self.text("IAM_PROFILE_NAME"), self.text("IAM_PROFILE_ID")
+        if not name and not id_:
+            return ApiKey(self.secret("APIKEY", ", nor is a trusted profile (IAM_PROFILE_NAME)"))
+        if name and id_:
+            self.fault("IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go")
+        setting = "IAM_PROFILE_NAME" if name else "IAM_PROFILE_ID"
+        if self.text("APIKEY"):
+            self.warn(f"APIKEY is not used, since {setting} is set")
+        file = self.text("CR_TOKEN_FILENAME", COMPUTE_RESOURCE_TOKEN)
+        return TrustedProfile(setting, name or id_, Path(file))
+
     def tokens(self) -> Tokens:
         """The IAM tokens of the job; a fault where no credentials are set."""
-        return tokens_for(self.secret("APIKEY"), self.url("IAM_ENDPOINT", IAM_URL))
+        return tokens_for(self.identity(), self.url("IAM_ENDPOINT", IAM_URL))
 
 
 def parse_url(text: str) -> str:
@@ -77,13 +118,26 @@ def parse_url(text: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
     except ValueError:
         usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", url):
+    if not usable or not re.fullmatch(r"[!-~]+", url) or not _is_host(parts.hostname or ""):
         raise ValueError("is not a host name or an http(s) URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold a user name or password")
     if parts.query or parts.fragment:
         raise ValueError("must be a base URL, without `?` or `#`")
     return url.rstrip("/")
+
+
+def _is_host(name: str) -> bool:
+    """Whether a connection to it can be tried: an address, or a name (RFC 1123, 2.1).
+
+    With an underscore too, as container networks have it.
+    """
+    if ":" in name:
+        with suppress(ValueError):
+            return bool(ipaddress.IPv6Address(name))
+        return False
+    labels = name.removesuffix(".").split(".")
+    return len(name) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", one) for one in labels)
 
 
 def parse_bucket(text: str) -> str:
@@ -109,3 +163,16 @@ def parse_number(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("is not a whole number")
     return int(text)
+
+
+def parse_moment(text: str, now: datetime) -> int:
+    """A date or time, or a span back from `now`, in seconds since the epoch. Raises ValueError."""
+    if span := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
+        return int(now.timestamp()) - int(span[1]) * _SPAN_SECONDS[span[2]]
+    moment = iso_seconds(text)
+    if moment is None:
+        raise ValueError(
+            "is neither a date or time in ISO 8601 (2026-11-01, 2026-11-01T06:00:00Z)"
+            " nor a span back from now (90m, 36h, 7d)"
+        )
+    return moment

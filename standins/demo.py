@@ -30,7 +30,7 @@ BUCKET = "my-flow-logs"
 API_KEY = "demo-api-key"
 INGESTION_KEY = "demo-ingestion-key"
 OBJECTS, ROWS = 300, 20
-DESTINATIONS = ("logdna", "cloud-logs")
+DESTINATIONS = ("logdna", "cloud-logs", "otlp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,6 @@ def upload(place: Place, objects: list[FlowLogObject]) -> int:
     return sum(item.rows for item in objects)
 
 
-def pretty(service: LogService) -> str:
-    """The last line received, as a person would like to read it."""
-    line = service.received[-1]
-    # LogDNA gets the flow as text and shows what is in it, Cloud Logs gets it as an object.
-    shown = json.loads(line["line"]) if "line" in line else line
-    return json.dumps(shown, indent=2)
-
-
 def check(what: str, got: int, expected: int) -> None:
     """Say what the log service received, and stop where that is not what was uploaded."""
     print(f"  {what}: {got:,} lines received, {expected:,} rows were uploaded\n")
@@ -144,7 +136,7 @@ def main() -> None:
         place.run(CE_DATA=event(later[0].key))
         check("with the event", len(place.ingestion.received), rows)
         print("  One of the lines, as the log service shows it:")
-        print("    " + pretty(place.ingestion).replace("\n", "\n    ") + "\n")
+        print("    " + place.ingestion.shown().replace("\n", "\n    ") + "\n")
 
     with services(destination) as place:
         show_catch_up(place, backlog, later[1:])

@@ -43,6 +43,9 @@ STRANGE_KEYS = [
 ]
 
 
+IMPATIENT = {"FLOWLOG_RETRY_SECONDS": "0.5"}
+
+
 def strange_objects() -> list[FlowLogObject]:
     """Realistic objects under keys that a client is tempted to decode."""
     plain = flow_log_objects(len(STRANGE_KEYS), 3, seed=5)
@@ -87,6 +90,8 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "failed": [],
         "failed_total": 0,
         "skipped": 0,
+        "filtered": 0,
+        "incomplete": 0,
         "remarks": 0,
         "seconds": result.summary["seconds"],
         "version": VERSION,
@@ -116,7 +121,7 @@ def test_all_objects_with_hmac_signatures(place: Place, tmp_path: Path) -> None:
         one = place.run(**hmac, CE_DATA=event(objects[-1].key))
         assert one.code == 0, one.log
         assert place.received() == lines_of(*objects) + lines_of(objects[-1])
-        refused = place.run(**{**hmac, "COS_HMAC_SECRET_ACCESS_KEY": "wrong"})
+        refused = place.run(**{**hmac, "COS_HMAC_SECRET_ACCESS_KEY": "a-wrong-key"})
         assert refused.code == 1
         assert "COS_HMAC_SECRET_ACCESS_KEY" in refused.log
 
@@ -153,6 +158,29 @@ def test_oldest_first_by_time_then_by_key(place: Place) -> None:
     assert [json.loads(text)["key"] for text in place.ingestion.texts] == [
         PREFIX + name for name, _ in order
     ]
+
+
+@pytest.mark.parametrize("mode", ["simple", "remember"])
+def test_a_period_names_the_objects_of_a_run_without_an_event(place: Place, mode: str) -> None:
+    begin = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    for minute in range(6):
+        moment = begin + timedelta(minutes=minute)
+        place.store.put(BUCKET, f"{PREFIX}{minute}", b'{"flow_logs":[{}]}', moment)
+    period = {"FLOWLOG_SINCE": "2026-11-24T10:02", "FLOWLOG_UNTIL": "2026-11-24T12:04+02:00"}
+    assert place.run(FLOWLOG_MODE=mode, **period).code == 0
+    pushed = [json.loads(text)["key"] for text in place.ingestion.texts]
+    assert pushed == [f"{PREFIX}2", f"{PREFIX}3"]
+    # An event means its object, whenever that was written.
+    assert place.run(FLOWLOG_MODE=mode, **period, CE_DATA=event(f"{PREFIX}5")).code == 0
+    assert json.loads(place.ingestion.texts[-1])["key"] == f"{PREFIX}5"
+
+
+def test_a_timer_in_a_mode_that_would_push_all_again_sends_nothing(place: Place) -> None:
+    place.put(*flow_log_objects(1, 2))
+    result = place.run(CE_TYPE="dev.knative.sources.ping", CE_DATA='{"every": "5 minutes"}')
+    assert result.code == 2
+    assert "set FLOWLOG_MODE to follow" in result.log
+    assert place.ingestion.requests == [] and place.store.requests == []
 
 
 def list_result(*parts: str) -> Answer:
@@ -250,6 +278,16 @@ def test_an_event_with_nothing_to_do(place: Place, data: str, said: str) -> None
     assert place.iam.requests == []
 
 
+def test_an_event_has_nothing_to_do_in_follow_mode(place: Place) -> None:
+    (item,) = flow_log_objects(1, 2)
+    place.put(item)
+    result = place.run(FLOWLOG_MODE="follow", CE_DATA=event(item.key))
+    assert result.code == 0
+    assert "the timer's runs find it" in result.log
+    assert result.summary["skipped"] == 1
+    assert place.store.requests == []
+
+
 def test_the_events_bucket_wins_over_the_setting(place: Place) -> None:
     (item,) = flow_log_objects(1, 2)
     expected = place.put(item)
@@ -312,18 +350,18 @@ def test_a_bucket_that_does_not_exist(place: Place) -> None:
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_a_wrong_api_key(place: Place, data: str) -> None:
-    assert_one_clear_sentence(place.run(APIKEY="wrong", CE_DATA=data), "APIKEY")
+    assert_one_clear_sentence(place.run(APIKEY="a-wrong-key", CE_DATA=data), "APIKEY")
 
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_an_iam_that_is_not_there(place: Place, data: str) -> None:
-    result = place.run(IAM_ENDPOINT=nothing_listens(), CE_DATA=data)
+    result = place.run(IAM_ENDPOINT=nothing_listens(), CE_DATA=data, **IMPATIENT)
     assert_one_clear_sentence(result, "IAM_ENDPOINT")
 
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_a_store_that_is_not_there(place: Place, data: str) -> None:
-    result = place.run(COS_ENDPOINT=nothing_listens(), CE_DATA=data)
+    result = place.run(COS_ENDPOINT=nothing_listens(), CE_DATA=data, **IMPATIENT)
     assert_one_clear_sentence(result, "COS_ENDPOINT")
 
 
@@ -335,7 +373,7 @@ def test_a_key_that_may_not_read(place: Place) -> None:
 def test_a_wrong_ingestion_key(place: Place) -> None:
     objects = list(flow_log_objects(3, 2))
     place.put(*objects)
-    result = place.run(LOGDNA_INGESTION_KEY="wrong")
+    result = place.run(LOGDNA_INGESTION_KEY="a-wrong-key")
     assert result.code == 1
     assert "LOGDNA_INGESTION_KEY" in result.log
     assert result.failed().keys() == {item.key for item in objects}
@@ -362,15 +400,15 @@ def test_bad_objects_fail_alone(place: Place) -> None:
         "bad-json": b"{",
         "no-list": b"{}",
         "too-large": gzip.compress(bytes(70_000_000)),
-        "empty": b"",
     }
     for name, body in bad.items():
         place.store.put(BUCKET, PREFIX + name, body)
     place.store.put(BUCKET, PREFIX + "no-entries", b'{"flow_logs":[]}')
+    place.store.put(BUCKET, PREFIX, b"")  # the marker of a folder
     result = place.run()
     assert result.code == 1
     assert result.failed().keys() == {PREFIX + name for name in bad}
-    assert result.summary["objects"] == 11
+    assert (result.summary["objects"], result.summary["skipped"]) == (11, 1)
     assert place.received() == expected
     for name in bad:
         assert f"not delivered: {PREFIX}{name}: " in result.log

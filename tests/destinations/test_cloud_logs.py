@@ -54,7 +54,10 @@ def test_what_must_be_set() -> None:
     assert (destination.application, destination.subsystem) == ("vpc-flow-logs", "")
     assert "the-api-key" not in repr(destination)
     assert "CLOUD_LOGS_ENDPOINT is not set" in faults({**SETTINGS, "CLOUD_LOGS_ENDPOINT": ""})
-    assert faults({**SETTINGS, "APIKEY": ""}) == "APIKEY is not set"
+    assert (
+        faults({**SETTINGS, "APIKEY": ""})
+        == "APIKEY is not set, nor is a trusted profile (IAM_PROFILE_NAME)"
+    )
     assert "LOG_DESTINATION must be one of" in faults({**SETTINGS, "LOG_DESTINATION": "syslog"})
     for name in ("CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM"):
         assert name in faults({**SETTINGS, name: "x" * 101})
@@ -64,7 +67,10 @@ def test_what_must_be_set() -> None:
 def test_hmac_for_the_bucket_still_needs_the_api_key_for_the_token() -> None:
     hmac = {name: value for name, value in HMAC_WAY.items() if not name.startswith("LOGDNA")}
     cloud = {name: SETTINGS[name] for name in ("LOG_DESTINATION", "CLOUD_LOGS_ENDPOINT")}
-    assert faults({**hmac, **cloud}) == "APIKEY is not set"
+    assert (
+        faults({**hmac, **cloud})
+        == "APIKEY is not set, nor is a trusted profile (IAM_PROFILE_NAME)"
+    )
     read_settings({**hmac, **cloud, "APIKEY": "k"})
 
 
@@ -203,7 +209,7 @@ def test_a_token_is_renewed_once_and_a_second_refusal_is_final(place: Place) -> 
 
 def test_a_token_with_a_short_life_is_renewed_in_time(place: Place) -> None:
     """Tokens live for two seconds; each answer waits until the first one has expired."""
-    place.iam._lifetime = 2
+    place.iam.lifetime = 2
     expected = place.put(*flow_log_objects(4, 900))
 
     def rule(_: object) -> None:
@@ -222,7 +228,7 @@ def test_a_wrong_api_key_is_named(place: Place) -> None:
     hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "b"}
     place.put(*flow_log_objects(1, 1))
     place.store._iam = None  # any credentials will do for the bucket
-    result = place.run(APIKEY="wrong", **hmac)
+    result = place.run(APIKEY="a-wrong-key", **hmac)
     assert result.code == 1
     assert "IAM refused the API key; look at APIKEY" in result.log
     assert place.ingestion.requests == []

@@ -42,6 +42,11 @@ class Waiting:
         if wait:
             yield from self.flush()
 
+    def send(self) -> None:
+        pass
+
+    send_old = send
+
     def flush(self) -> Iterator[Receipt]:
         yield Receipt(Counter(self.open))
         self.open.clear()
