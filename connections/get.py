@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from connections.values import content_length
+
 HEAD_LIMIT_BYTES = 64 * 1024
 """Of a status line with its headers, and of all that comes between two chunks."""
 
@@ -26,7 +28,6 @@ _RECEIVE_BYTES = 64 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?").fullmatch
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*").fullmatch
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?").fullmatch
-_LENGTH = re.compile(r"[0-9]{1,18}").fullmatch
 
 
 class NotConnected(Exception):
@@ -104,7 +105,7 @@ class Getter:
             if self._tls:
                 opened = self._tls.wrap_socket(opened, server_hostname=self._host)
         except (OSError, ValueError) as error:
-            raise NotConnected(type(error).__name__) from None
+            raise NotConnected(type(error).__name__) from error
         return _Connection(opened, self._read_seconds)
 
     def close(self) -> None:
@@ -184,11 +185,12 @@ class _Connection:
                 _refuse("its transfer encoding is unknown")
             content, whole = self._read_chunks(limit)
             return len(content), content, whole
-        length = headers.get("content-length")
-        if length is None:
+        if "content-length" not in headers:
             content = self._read_to_end(limit)
             return len(content), content, False
-        size = _content_length(length)
+        size = content_length(headers["content-length"])
+        if size is None:
+            _refuse("its length is unusable")
         if size > limit:
             return size, b"", False
         return size, self._exactly(size), True
@@ -266,14 +268,6 @@ class _Connection:
         if left <= 0:
             _refuse("it came too slowly")
         self._socket.settimeout(min(left, self._read_seconds))
-
-
-def _content_length(text: str) -> int:
-    """A length, which may be said more than once, if it is the same each time (RFC 9110, 8.6)."""
-    said = {part.strip() for part in text.split(",")}
-    if len(said) != 1 or not _LENGTH(length := said.pop()):
-        _refuse("its length is unusable")
-    return int(length)
 
 
 def _refuse(why: str) -> NoReturn:
