@@ -11,15 +11,14 @@ import enum
 import functools
 import logging
 import secrets
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 
-from bucket.errors import ObjectError, ObjectGone
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
+from bucket.shard import Shard
 from bucket.state import StateChanged, StateError, StateObject
 from bucket.state_text import (
     CatchUp,
@@ -30,6 +29,7 @@ from bucket.state_text import (
 )
 from bucket.store import Store, decoded
 from connections.stop import Stop
+from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
 from push.catch_up import (
@@ -38,7 +38,8 @@ from push.catch_up import (
     strike_out,
     warn_of_failures,
 )
-from push.decoder import FlowLog, decode
+from push.decoder import FlowLog, Unreadable, decode
+from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import Reader
@@ -52,23 +53,6 @@ _STATE_TRIES = 10
 
 
 # --- which objects, in what order ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` shares of all keys."""
-
-    index: int = 0
-    count: int = 1
-
-    def holds(self, key: str) -> bool:
-        """Whether `key` belongs to this share.
-
-        Depends on nothing but the key, so that instances that list at different moments agree. By
-        a checksum that adds: the keys of an interface count up and so take turns, which is more
-        even than the chance of a better hash.
-        """
-        return self.count == 1 or zlib.adler32(key.encode()) % self.count == self.index
 
 
 class Operation(enum.Enum):
@@ -121,6 +105,9 @@ class Scope:
 
 # --- what a line holds ---------------------------------------------------------------------------
 
+REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
+"""Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
+
 
 @dataclass(slots=True)
 class Lines:
@@ -145,6 +132,8 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
+        if len(self.flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
+            raise Unreadable("too large: what is repeated in every line takes too much in all")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
@@ -174,14 +163,17 @@ def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
 
 def source_of(flow_log: FlowLog) -> Source:
     """What the object says of where its flows come from."""
-    vpc, interface = (flow_log.fields.get(name) for name in ("vpc_crn", "network_interface_id"))
-    return Source(
-        # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
-        vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
-        interface if isinstance(interface, str) else "",
-        # IBM Cloud docs, VPC, "Viewing flow log objects".
-        incomplete=flow_log.fields.get("state") == "skip data",
-    )
+    # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
+    vpc_id = _label(flow_log.fields.get("vpc_crn")).rpartition(":")[2]
+    interface_id = _label(flow_log.fields.get("network_interface_id"))
+    # IBM Cloud docs, VPC, "Viewing flow log objects".
+    incomplete = flow_log.fields.get("state") == "skip data"
+    return Source(vpc_id, interface_id, incomplete)
+
+
+def _label(value: object) -> str:
+    """A text that UTF-8 can hold: a lone surrogate, which JSON can escape, becomes a `?`."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def milliseconds(text: object) -> int | None:
@@ -190,15 +182,7 @@ def milliseconds(text: object) -> int | None:
 
 
 # The flows of an object end in the same few hundred seconds.
-@functools.lru_cache(maxsize=1024)
-def _milliseconds(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return None
+_milliseconds = functools.lru_cache(maxsize=1024)(iso_milliseconds)
 
 
 # --- what the modes share ------------------------------------------------------------------------
@@ -234,16 +218,39 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
-        Raises StoreError, Stopped.
+        Where the listing breaks off, what it had by then is named as not begun. Raises StoreError,
+        Stopped.
         """
-        listing = Listing()
-        for page in self._reader.pages(self.scope.prefix):
-            for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
-                    listing.append(ref)
-            after_page()
+        listing, empty = Listing(), True
+        try:
+            for page in self._reader.pages(self.scope.prefix):
+                for ref in page:
+                    empty = False
+                    if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                        listing.append(ref)
+                after_page()
+        except StateError:
+            raise
+        except Exception as error:
+            listing.sort()
+            self.tally.not_begun = listing
+            self.tally.not_begun_reason = f"the listing broke off: {str(error) or 'stopped'}"
+            raise
         listing.sort()
+        if empty:
+            self._look_beside_prefix()
         return listing
+
+    def _look_beside_prefix(self) -> None:
+        """Warn where the bucket holds keys, but none that starts with the prefix."""
+        try:
+            page = next(self._reader.pages(""), [])
+        except StoreError:
+            return  # perhaps the role ends at the prefix
+        others = [ref.key for ref in page if ref.size and ref.key != self.scope.state_key]
+        if others:
+            text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
+            log.warning(text, self.scope.prefix, others[0])
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.

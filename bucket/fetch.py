@@ -24,6 +24,7 @@ from connections.iam import Tokens
 from connections.pools import pool
 from connections.retry import RetryPolicy, retry_after_seconds
 from connections.time_limit import time_limit
+from connections.values import content_length
 
 EXCHANGE_FACTOR = 5
 """One whole exchange may take so many times as long as the wait for more bytes, as far as that
@@ -163,7 +164,7 @@ class Fetcher:
                 preload_content=False,
                 decode_content=False,
             )
-            size = int(response.headers.get("Content-Length") or 0)
+            size = content_length(response.headers.get("Content-Length")) or 0
             if size > request.limit and request.method != "HEAD":
                 response.close()
                 content = b""

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TypeVar
 from urllib.parse import unquote
@@ -30,6 +29,7 @@ from bucket.retries import Retries
 from bucket.state import PreconditionFailed, Snapshot
 from connections.iam import IAM
 from connections.retry import RetryPolicy
+from connections.values import http_date
 
 log = logging.getLogger("flowlog.bucket")
 
@@ -308,15 +308,15 @@ def _etag(answer: Answer) -> str:
 
 def _written(answer: Answer) -> int:
     """When an object was written, by the `Last-Modified` of an answer. Raises Unanswered."""
-    try:
-        return int(parsedate_to_datetime(answer.headers.get("Last-Modified", "")).timestamp())
-    except ValueError:
-        raise Unanswered("the object store did not say when it was written") from None
+    written = http_date(answer.headers.get("Last-Modified"))
+    if written is None:
+        raise Unanswered("the object store did not say when it was written")
+    return written
 
 
 def _date(answer: Answer) -> int:
     """The store's clock, from the `Date` header (RFC 9110, 6.6.1) of an answer."""
-    try:
-        return int(parsedate_to_datetime(answer.headers.get("Date", "")).timestamp())
-    except ValueError:
-        raise StoreError("the object store answers without a Date; look at COS_ENDPOINT") from None
+    now = http_date(answer.headers.get("Date"))
+    if now is None:
+        raise StoreError("the object store answers without a Date; look at COS_ENDPOINT")
+    return now

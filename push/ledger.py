@@ -49,7 +49,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._objects: dict[int, _OpenObject] = {}
-        self._next = 0
+        self._oldest = self._next = 0
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -90,11 +90,10 @@ class Ledger:
 
     def settled(self) -> Iterator[Settled]:
         """Take out the settled objects, as far as no older one is open before them."""
-        while self._objects:
-            number, entry = next(iter(self._objects.items()))
-            if not entry.settled:
-                return
-            del self._objects[number]
+        # By number: a search for a dictionary's first entry steps over all that were deleted.
+        while (entry := self._objects.get(self._oldest)) and entry.settled:
+            del self._objects[self._oldest]
+            self._oldest += 1
             yield Settled(
                 entry.ref,
                 entry.lines + entry.filtered,
@@ -103,6 +102,13 @@ class Ledger:
                 entry.permanent,
                 entry.filtered,
             )
+
+    def give_up(self, error: str) -> Iterator[Settled]:
+        """Take out all that are still open: they are settled as failed with this error."""
+        for number in list(self._objects):
+            self.fail(number, error, permanent=False)
+            self.close(number)
+        yield from self.settled()
 
 
 class Failures:

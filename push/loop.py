@@ -13,6 +13,7 @@ from bucket.listing import ObjectRef
 from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
+from connections.unforeseen import describe
 from destinations.base import Line, Receipt, Source
 from logdna_synchronous import Delivery
 from push.decoder import Unreadable
@@ -112,42 +113,69 @@ class Pusher:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
+        except Exception as error:
+            # Nobody foresaw it, and it belongs to no object.
+            self._end_named(push, describe(error))
+            raise
         reason = early or late or (self._delivery.ended_by and str(self._delivery.ended_by))
-        if push.not_begun:
-            self._tally.not_begun = push.not_begun
-            self._tally.not_begun_reason = reason or ""
         if reason:
+            push.name_rest(reason)
             raise PushEnded(reason)
 
+    def _end_named(self, push: _Push, reason: str) -> None:
+        """End a push that can't go on; what was not delivered is named, whatever happens."""
+        try:
+            push.settle(self._delivery.flush())
+        finally:
+            push.name_rest(reason)
+
     def _begin_all(self, push: _Push) -> None:
-        for ref, body in self._reader.bodies(push.refs):
+        def while_waiting() -> None:
+            self._settle_answered(push)
+
+        for ref, body in self._reader.bodies(push.refs, while_waiting):
             self._begin(push, ref, body)
-            full = len(push.ledger) > OPEN_OBJECTS
-            if full:
+            self._settle_answered(push)
+            while len(push.ledger) > OPEN_OBJECTS:
                 # Where a filter leaves few lines, the oldest object's may wait for a full batch.
                 self._delivery.send()
-            push.settle_and_tell(self._delivery.receipts(wait=full))
+                push.settle_and_tell(self._delivery.receipts(wait=True))
             if self._delivery.ended_by:
                 raise PushEnded(str(self._delivery.ended_by))
 
-    def _begin(self, push: _Push, ref: ObjectRef, body: Body | ObjectError) -> None:
-        """Hand over all lines of one object for delivery."""
+    def _settle_answered(self, push: _Push) -> None:
+        """Settle what has been answered by now, and let no line wait for others for long."""
+        self._delivery.send_old()
+        push.settle_and_tell(self._delivery.receipts())
+
+    def _begin(self, push: _Push, ref: ObjectRef, body: Body | Exception) -> None:
+        """Hand over all lines of one object for delivery.
+
+        Here, and nowhere else, an error becomes the failure of the object that it met.
+        """
         push.begun += 1
-        ledger = push.ledger
-        number = ledger.open(ref)
-        if isinstance(body, ObjectGone):
+        number, nothing = push.ledger.open(ref), False
+        try:
+            if isinstance(body, Exception):
+                raise body
+            if not body.content:
+                log.info("no bytes, nothing to push: %s", ref.key)
+                nothing = True
+            else:
+                self._add_lines(push.ledger, number, ref.key, body.content)
+        except _ENDS_THE_PUSH:
+            raise
+        except ObjectGone:
             say_gone(ref.key)
-        elif isinstance(body, ObjectError):
-            ledger.fail(number, str(body), permanent=body.permanent)
-        elif not body.content:
-            log.info("no bytes, nothing to push: %s", ref.key)
-        else:
-            try:
-                self._add_lines(ledger, number, ref.key, body.content)
-            except Unreadable as error:
-                ledger.fail(number, str(error))
-        nothing = isinstance(body, ObjectGone) or (isinstance(body, Body) and not body.content)
-        ledger.close(number, skipped=nothing)
+            nothing = True
+        except (ObjectError, Unreadable) as error:
+            permanent = isinstance(error, Unreadable) or error.permanent
+            push.ledger.fail(number, str(error), permanent=permanent)
+        except Exception as error:
+            # Of a read it can be the store's fault; the same content would meet it again.
+            permanent = body is not error
+            push.ledger.fail(number, describe(error), permanent=permanent)
+        push.ledger.close(number, skipped=nothing)
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
         lines = self._lines_of(content, key)
@@ -181,9 +209,12 @@ class _Push:
         self._on_progress = on_progress
         self._tally = tally
 
-    @property
-    def not_begun(self) -> Sequence[ObjectRef]:
-        return self.refs[self.begun :]
+    def name_rest(self, reason: str) -> None:
+        """Take what was not delivered into the tally: open objects, and those not begun."""
+        for entry in self.ledger.give_up(reason):
+            self._tally.record(entry)
+        if rest := self.refs[self.begun :]:
+            self._tally.not_begun, self._tally.not_begun_reason = rest, reason
 
     def settle(self, receipts: Iterable[Receipt]) -> list[Settled]:
         """Record these receipts; the objects that have settled by them."""
@@ -207,6 +238,9 @@ class _Push:
             # Who has ended the push wants to hear of nothing behind the object that made it end.
             self._on_settled = lambda _: None
             raise
+
+
+_ENDS_THE_PUSH = (PushEnded, StoreError, StateError, Stopped)
 
 
 def _why_ended(step: Callable[[T], None], argument: T) -> str | None:

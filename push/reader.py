@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from bucket.errors import ObjectError
+from bucket.errors import StoreError
 from bucket.listing import ObjectRef
 from bucket.store import Body, Store
 from connections.stop import Stop, Stopped
@@ -46,8 +46,14 @@ class Reader:
         while (page := self.call(next, pages, None)) is not None:
             yield page
 
-    def bodies(self, refs: Iterable[ObjectRef]) -> Iterator[tuple[ObjectRef, Body | ObjectError]]:
-        """The objects in order, or why there is none. Raises Stopped, StoreError."""
+    def bodies(
+        self, refs: Iterable[ObjectRef], while_waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[ObjectRef, Body | Exception]]:
+        """The objects in order, or why there is none. Raises Stopped, StoreError.
+
+        `while_waiting` is called again and again while the next one isn't there yet; what it raises
+        ends the reading.
+        """
         waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]] = deque()
         ahead = 0
         for ref in refs:
@@ -55,11 +61,11 @@ class Reader:
                 len(waiting) >= 2 * self.store.concurrency or ahead + ref.size > READ_AHEAD_BYTES
             ):
                 ahead -= waiting[0][0].size
-                yield self._next(waiting)
+                yield self._next(waiting, while_waiting)
             waiting.append((ref, self._pool.submit(self._read, ref)))
             ahead += ref.size
         while waiting:
-            yield self._next(waiting)
+            yield self._next(waiting, while_waiting)
 
     def _read(self, ref: ObjectRef) -> tuple[str, Body]:
         # A listing tells keys as they are, and times; an event tells neither for certain.
@@ -68,13 +74,17 @@ class Reader:
         return self.store.read_event(ref.key)
 
     def _next(
-        self, waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]]
-    ) -> tuple[ObjectRef, Body | ObjectError]:
+        self,
+        waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]],
+        while_waiting: Callable[[], None],
+    ) -> tuple[ObjectRef, Body | Exception]:
         ref, future = waiting.popleft()
-        try:
-            key, body = self._wait(future)
-        except ObjectError as error:
+        self._wait_until_done(future, while_waiting=while_waiting)
+        # Whatever else a read raises belongs to its object, also where nobody foresaw it.
+        error = future.exception()
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
             return ref, error
+        key, body = future.result()
         # Where a listing told an object's time, it is kept.
         return replace(ref, key=key, last_modified=ref.last_modified or body.last_modified), body
 
@@ -83,12 +93,21 @@ class Reader:
         return self._wait(self._calls.submit(function, *arguments))
 
     def _wait(self, future: Future[T]) -> T:
-        """The future's result; unlike a plain wait it notices that the run is to end."""
-        while not wait([future], self._POLL_SECONDS).done:
+        """The future's result, waited for as `_wait_until_done` does."""
+        self._wait_until_done(future)
+        return future.result()
+
+    def _wait_until_done(
+        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait. Raises Stopped where the run is to end."""
+        while True:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
-        return future.result()
+            if future.done() or wait((future,), self._POLL_SECONDS).done:
+                return
+            while_waiting()
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""

@@ -90,6 +90,7 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "failed": [],
         "failed_total": 0,
         "skipped": 0,
+        "filtered": 0,
         "incomplete": 0,
         "remarks": 0,
         "seconds": result.summary["seconds"],
@@ -120,7 +121,7 @@ def test_all_objects_with_hmac_signatures(place: Place, tmp_path: Path) -> None:
         one = place.run(**hmac, CE_DATA=event(objects[-1].key))
         assert one.code == 0, one.log
         assert place.received() == lines_of(*objects) + lines_of(objects[-1])
-        refused = place.run(**{**hmac, "COS_HMAC_SECRET_ACCESS_KEY": "wrong"})
+        refused = place.run(**{**hmac, "COS_HMAC_SECRET_ACCESS_KEY": "a-wrong-key"})
         assert refused.code == 1
         assert "COS_HMAC_SECRET_ACCESS_KEY" in refused.log
 
@@ -349,7 +350,7 @@ def test_a_bucket_that_does_not_exist(place: Place) -> None:
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
 def test_a_wrong_api_key(place: Place, data: str) -> None:
-    assert_one_clear_sentence(place.run(APIKEY="wrong", CE_DATA=data), "APIKEY")
+    assert_one_clear_sentence(place.run(APIKEY="a-wrong-key", CE_DATA=data), "APIKEY")
 
 
 @pytest.mark.parametrize("data", ["", event(PREFIX + "a")])
@@ -372,7 +373,7 @@ def test_a_key_that_may_not_read(place: Place) -> None:
 def test_a_wrong_ingestion_key(place: Place) -> None:
     objects = list(flow_log_objects(3, 2))
     place.put(*objects)
-    result = place.run(LOGDNA_INGESTION_KEY="wrong")
+    result = place.run(LOGDNA_INGESTION_KEY="a-wrong-key")
     assert result.code == 1
     assert "LOGDNA_INGESTION_KEY" in result.log
     assert result.failed().keys() == {item.key for item in objects}

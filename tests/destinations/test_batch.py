@@ -99,7 +99,7 @@ def test_lines_are_selected_by_index(lines: list[tuple[int, bytes]], data: st.Da
 
 def test_a_batch_has_no_more_lines_than_an_answer_can_speak_of() -> None:
     packer = Packer(LogDNA("http://x", KEY), 10_000_000)
-    full = [batch for n in range(25_000) if (batch := packer.add(n, b"{}"))]
+    full = [batch for n in range(2 * BATCH_LINES + 1) if (batch := packer.add(n, b"{}"))]
     assert [len(batch) for batch in full] == [BATCH_LINES, BATCH_LINES]
     assert len('{"status":[' + "200, " * BATCH_LINES) < ANSWER_LIMIT_BYTES
 
