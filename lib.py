@@ -76,8 +76,7 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
-    job_run: str = ""
-    """The name of this job run, the same in all its tries; empty where it has none."""
+    job_run: str = ""  # the same in all its tries; empty where it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
