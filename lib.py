@@ -32,12 +32,7 @@ from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.catch_up import (
-    CatchUpWorker,
-    push_unless_the_workers,
-    strike_out,
-    warn_of_failures,
-)
+from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.ledger import Tally
@@ -81,8 +76,7 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
-    job_run: str = ""
-    """The name of this job run, the same in all its tries; empty where it has none."""
+    job_run: str = ""  # the same in all its tries; empty where it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -386,13 +380,13 @@ def follow(job: Job, event: Event | None) -> None:
 
 def push_named(mode: str) -> Mode:
     """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
-    return _push_named_in_catch_up if mode == "catch-up" else simple
 
+    def push(job: Job, event: Event | None) -> None:
+        simple(job, event)
+        if mode == "catch-up" and event and job.tally.objects:
+            strike_out(job, event.key)
 
-def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
-    simple(job, event)
-    if event and job.tally.objects:
-        strike_out(job, event.key)
+    return push
 
 
 Mode = Callable[[Job, Event | None], None]

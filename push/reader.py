@@ -100,11 +100,13 @@ class Reader:
     def _wait_until_done(
         self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
     ) -> None:
-        """Wait; unlike a plain wait it notices that the run is to end, and raises Stopped then."""
-        while not wait([future], self._POLL_SECONDS).done:
+        """Wait. Raises Stopped where the run is to end."""
+        while True:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
+            if future.done() or wait((future,), self._POLL_SECONDS).done:
+                return
             while_waiting()
 
     def pause(self, seconds: float) -> None:
