@@ -10,62 +10,49 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-import zlib
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 
-from bucket.errors import ObjectError, ObjectGone
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
-from bucket.state import (
+from bucket.shard import Shard
+from bucket.state import StateChanged, StateError, StateObject
+from bucket.state_text import (
     CatchUp,
     Remembered,
-    Replaced,
-    StateError,
-    StateObject,
     Status,
-    cutoff,
     read_catch_up,
     read_remembered,
-    worker_is_gone,
 )
-from bucket.store import Store
+from bucket.store import Store, decoded
 from connections.stop import Stop
+from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.decoder import FlowLog, decode
+from push.catch_up import (
+    CatchUpWorker,
+    push_unless_the_workers,
+    strike_out,
+    warn_of_failures,
+)
+from push.decoder import FlowLog, Unreadable, decode
+from push.encoder import render
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
-from push.reader import InterruptibleState, Reader
+from push.reader import Reader
 from push.selection import OBJECT, Selection
-from push.worker import Worker
+from push.state_exchange import StateExchange
+from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
 
 _STATE_TRIES = 10
-_RACE_SECONDS = 0.5
 
 
 # --- which objects, in what order ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` shares of all keys."""
-
-    index: int = 0
-    count: int = 1
-
-    def holds(self, key: str) -> bool:
-        """Whether `key` belongs to this share.
-
-        Depends on nothing but the key, so that instances that list at different moments agree. By
-        a checksum that adds: the keys of an interface count up and so take turns, which is more
-        even than the chance of a better hash.
-        """
-        return self.count == 1 or zlib.adler32(key.encode()) % self.count == self.index
 
 
 class Operation(enum.Enum):
@@ -94,6 +81,8 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
+    job_run: str = ""
+    """The name of this job run, the same in all its tries; empty where it has none."""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -103,9 +92,11 @@ class Scope:
         """Why this event asks for nothing, or None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        if event.key == self.state_key:
+        # Some stores' events bear the key percent-encoded once more than it is.
+        keys = {event.key, decoded(event.key) or event.key}
+        if self.state_key in keys:
             return "this is the STATE object, not a flow log"
-        if not event.key.startswith(self.prefix):
+        if not any(key.startswith(self.prefix) for key in keys):
             return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
@@ -113,6 +104,9 @@ class Scope:
 
 
 # --- what a line holds ---------------------------------------------------------------------------
+
+REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
+"""Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
 
 
 @dataclass(slots=True)
@@ -138,6 +132,8 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
+        if len(self.flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
+            raise Unreadable("too large: what is repeated in every line takes too much in all")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
@@ -167,12 +163,17 @@ def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
 
 def source_of(flow_log: FlowLog) -> Source:
     """What the object says of where its flows come from."""
-    vpc, interface = (flow_log.fields.get(name) for name in ("vpc_crn", "network_interface_id"))
-    return Source(
-        # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
-        vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
-        interface if isinstance(interface, str) else "",
-    )
+    # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
+    vpc_id = _label(flow_log.fields.get("vpc_crn")).rpartition(":")[2]
+    interface_id = _label(flow_log.fields.get("network_interface_id"))
+    # IBM Cloud docs, VPC, "Viewing flow log objects".
+    incomplete = flow_log.fields.get("state") == "skip data"
+    return Source(vpc_id, interface_id, incomplete)
+
+
+def _label(value: object) -> str:
+    """A text that UTF-8 can hold: a lone surrogate, which JSON can escape, becomes a `?`."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def milliseconds(text: object) -> int | None:
@@ -181,15 +182,7 @@ def milliseconds(text: object) -> int | None:
 
 
 # The flows of an object end in the same few hundred seconds.
-@functools.lru_cache(maxsize=1024)
-def _milliseconds(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return None
+_milliseconds = functools.lru_cache(maxsize=1024)(iso_milliseconds)
 
 
 # --- what the modes share ------------------------------------------------------------------------
@@ -209,8 +202,10 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
+        self.job_run = scope.job_run or secrets.token_hex(4)
         self._reader = Reader(store, stop)
-        self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
+        self._exchange = StateExchange(store, stop, store.policy)
+        self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
         self._pusher = Pusher(
             self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
@@ -223,16 +218,39 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
-        Raises StoreError, Stopped.
+        Where the listing breaks off, what it had by then is named as not begun. Raises StoreError,
+        Stopped.
         """
-        listing = Listing()
-        for page in self._reader.pages(self.scope.prefix):
-            for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
-                    listing.append(ref)
-            after_page()
+        listing, empty = Listing(), True
+        try:
+            for page in self._reader.pages(self.scope.prefix):
+                for ref in page:
+                    empty = False
+                    if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                        listing.append(ref)
+                after_page()
+        except StateError:
+            raise
+        except Exception as error:
+            listing.sort()
+            self.tally.not_begun = listing
+            self.tally.not_begun_reason = f"the listing broke off: {str(error) or 'stopped'}"
+            raise
         listing.sort()
+        if empty:
+            self._look_beside_prefix()
         return listing
+
+    def _look_beside_prefix(self) -> None:
+        """Warn where the bucket holds keys, but none that starts with the prefix."""
+        try:
+            page = next(self._reader.pages(""), [])
+        except StoreError:
+            return  # perhaps the role ends at the prefix
+        others = [ref.key for ref in page if ref.size and ref.key != self.scope.state_key]
+        if others:
+            text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
+            log.warning(text, self.scope.prefix, others[0])
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
@@ -247,6 +265,13 @@ class Job:
         except ObjectError as error:
             self.tally.failed.append(key, str(error))
         return None
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service.
+
+        Not while it waits for STATE: the call may be an exchange about STATE itself.
+        """
+        self._reader.on_wait = self._delivery.on_wait = call
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
@@ -267,6 +292,7 @@ class Job:
         """Queued reads and requests are cancelled; fields that no flow had are warned about."""
         self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
+        self._exchange.close()
         self._delivery.close()
 
 
@@ -329,7 +355,7 @@ def _remember(job: Job, pushed: Remembered) -> None:
             return
         try:
             job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except Replaced:
+        except StateChanged:
             continue
         return
     raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
@@ -337,53 +363,16 @@ def _remember(job: Job, pushed: Remembered) -> None:
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
-    own = event
-    for _ in range(_STATE_TRIES):
-        snapshot = job.state.read()
-        if snapshot is None:
-            job.state.check_preconditions(None)
-            worker = Worker.start(job)
-        else:
-            state = read_catch_up(snapshot, job.scope.state_key)
-            divide = cutoff(state, snapshot)
-            if own and divide is not None:
-                _push_if_newer(job, own, divide)
-                if job.tally.failed_total:
-                    return
-                own = None
-            if state.status is Status.FINISHED or not worker_is_gone(state, snapshot):
-                _say_state(state, event)
-                return
-            job.state.check_preconditions(snapshot)
-            worker = Worker.take_over(job, state, snapshot)
-        if worker:
-            worker.run()
+    snapshot = job.state.read()
+    if snapshot:
+        state = read_catch_up(snapshot, job.scope.state_key)
+        if event:
+            state = push_unless_the_workers(job, event.key, state, snapshot)
+        warn_of_failures(state)
+        if event and (state.status is Status.FINISHED or job.tally.failed_total):
             return
-        # Another run was faster: look again what there is to do.
-        job.pause(_RACE_SECONDS)
-    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
-
-
-def _push_if_newer(job: Job, event: Event, divide: int) -> None:
-    """Push the event's object unless it is the worker's."""
-    ref = job.stat(event.key)
-    if ref and ref.last_modified > divide:
-        job.push([ref])
-    elif ref:
-        log.info("the worker has pushed this object, or will: %s", event.key)
-
-
-def _say_state(state: CatchUp, event: Event | None) -> None:
-    if state.status is not Status.FINISHED:
-        log.info("worker %s is at work; it pushes everything up to its closing", state.worker)
-    elif event is None:
-        log.info("nothing to do: the catch-up has finished; delete STATE to start over")
-    if state.failed_total:
-        log.warning(
-            "the catch-up could not deliver %d objects, among them: %s",
-            state.failed_total,
-            ", ".join(state.failed),
-        )
+    if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
+        CatchUpWorker(job, held).run()
 
 
 def follow(job: Job, event: Event | None) -> None:
@@ -395,7 +384,20 @@ def follow(job: Job, event: Event | None) -> None:
     raise StateError("FLOWLOG_MODE follow does not push anything yet")
 
 
-MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
+def push_named(mode: str) -> Mode:
+    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+    return _push_named_in_catch_up if mode == "catch-up" else simple
+
+
+def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
+    simple(job, event)
+    if event and job.tally.objects:
+        strike_out(job, event.key)
+
+
+Mode = Callable[[Job, Event | None], None]
+
+MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,

@@ -25,6 +25,7 @@ import requests
 import tenacity
 
 from connections.retry import RetryPolicy, TryAgain, Window, retrying
+from connections.unforeseen import describe
 from destinations import answers
 from destinations.base import (
     Added,
@@ -57,6 +58,9 @@ small enough that several can be in flight in the memory of the smallest instanc
 
 SPLIT_REQUESTS = 64
 """So many requests a batch may take until it is known which of its lines are refused."""
+
+PENDING_SECONDS = 3.0
+"""A line waits at most so long for others to fill its request."""
 
 
 # --- LogDNA's own requests -----------------------------------------------------------------------
@@ -284,6 +288,8 @@ class Delivery:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.ended_by: DeliveryError | None = None
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits for an answer."""
         self._destination = destination
         self._concurrency = concurrency
         self._stop_requested = stop_requested
@@ -322,6 +328,10 @@ class Delivery:
                 continue
             if full:
                 self._submit(full)
+                self._collect(0)
+                # An object can have very many lines; no more of them would be delivered.
+                if self.ended_by:
+                    break
         if long and destination.long_line is LongLine.DROPPED:
             limit = destination.line_limit_bytes
             return Added(count, 0, f"{long} lines are over the service's limit of {limit} bytes")
@@ -332,6 +342,12 @@ class Delivery:
         rest = self._packer.take()
         if rest:
             self._submit(rest)
+
+    def send_old(self) -> None:
+        """Send the pending batch if a line of it has waited for others for `PENDING_SECONDS`."""
+        waited = time.monotonic() - self._packer.begun if len(self._packer) else 0.0
+        if waited >= PENDING_SECONDS and len(self._in_flight) < self._concurrency:
+            self.send()
 
     def receipts(self, *, wait: bool = False) -> Iterator[Receipt]:
         """The receipts that have come in since the last call; with `wait`, waits a moment."""
@@ -367,13 +383,22 @@ class Delivery:
         if self._stop_requested() and self._deadline is None:
             self._deadline = time.monotonic() + self.GRACE_SECONDS
             self._no_more_waits.set()
+        if timeout:
+            self.on_wait()
         for future in wait(self._in_flight, timeout, FIRST_COMPLETED).done:
-            del self._in_flight[future]
-            receipt = future.result()
+            batch = self._in_flight.pop(future)
+            receipt = self._receipt(future, batch)
             self._receipts.append(receipt)
             self.ended_by = self.ended_by or receipt.ended_by
         if self._deadline is not None and time.monotonic() > self._deadline:
             self._give_up()
+
+    def _receipt(self, future: Future[Receipt], batch: Batch) -> Receipt:
+        """The result of a batch; an error that nobody foresaw is the failure of its objects."""
+        error = future.exception()
+        if isinstance(error, Exception):
+            return Receipt(Counter(), dict.fromkeys(batch.owners, Failure(describe(error))))
+        return future.result()
 
     def _give_up(self) -> None:
         late = ServiceUnavailable("no answer came before the run had to end")

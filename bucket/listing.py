@@ -5,12 +5,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import overload
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from bucket.keys import Keys
+from connections.values import iso_seconds, whole_number
+
+KEY_LIMIT = 1024
+"""Bytes of a key (S3 API, "Object keys"), and so at most as many characters."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,7 +59,8 @@ def read_page(content: bytes) -> Page:
     """Read an answer to ListObjectsV2 (S3 API). Raises ValueError."""
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError) as error:
+        # The second one is about an encoding that nobody knows.
         raise ValueError(str(error)) from None
     if _name(root) != "ListBucketResult":
         raise ValueError(f"the answer is a {_name(root)}")
@@ -81,13 +85,14 @@ def _read_contents(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
         key, written, size = fields["Key"], fields["LastModified"], fields["Size"]
     except KeyError as error:
         raise ValueError(f"an object has no {error}") from None
-    if not size.isdigit():
-        raise ValueError(f"an object has the size {size!r}")
-    return ObjectRef(
-        int(datetime.fromisoformat(written).timestamp()),
-        url_decoded(key) if encoded else key,
-        int(size),
-    )
+    seconds, size_bytes = iso_seconds(written), whole_number(size)
+    if seconds is None or size_bytes is None:
+        raise ValueError(f"an object has the time {written[:40]!r} and the size {size[:40]!r}")
+    if encoded:
+        key = url_decoded(key)
+    if not 0 < len(key) <= KEY_LIMIT:
+        raise ValueError(f"an object has a key of {len(key)} characters")
+    return ObjectRef(seconds, key, size_bytes)
 
 
 def url_decoded(text: str) -> str:

@@ -51,7 +51,7 @@ class Adapter(HTTPAdapter):
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Any, Any]:
         """What tells pools apart: the server, and the TLS context; `verify` may name a CA file."""
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
         if host["scheme"] != "https":

@@ -55,10 +55,12 @@ class Source:
     """Where the lines of one object come from; empty where the object doesn't say.
 
     `fields` are those of a line that all flows of the object have in common, as parsed.
+    `incomplete` says that the collector itself has lost flows.
     """
 
     vpc_id: str = ""
     interface_id: str = ""
+    incomplete: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -11,7 +12,7 @@ from itertools import accumulate
 
 from destinations.base import Destination, LineTooLong, Run
 
-BATCH_LINES = 10_000
+BATCH_LINES = 13_000
 """Far more than a request usually holds. The answer may have a status for each of them, and is read
 up to 64 KiB."""
 
@@ -132,6 +133,8 @@ class Packer:
         self._firsts: list[int] = []
         self._heads: dict[int, bytes] = {}
         self._heads_size = 0
+        self.begun = 0.0
+        """When the first line of the pending batch was added, by the monotonic clock."""
 
     def add(self, owner: int, element: bytes, head: bytes = b"") -> Batch | None:
         """Add one rendered line; the batch that had no more room for it, if there was one.
@@ -152,6 +155,8 @@ class Packer:
             full = self.take()
         if self._ends:
             self._content += self._destination.separator
+        else:
+            self.begun = time.monotonic()
         if not self._owners or self._owners[-1] != owner:
             self._owners.append(owner)
             self._firsts.append(len(self._ends))
@@ -160,6 +165,9 @@ class Packer:
         self._content += element
         self._ends.append(len(self._content))
         return full
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def take(self) -> Batch | None:
         """The pending batch, or None if it is empty."""

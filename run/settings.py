@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import lib
 from bucket.listing import Period
-from bucket.store import CONCURRENCY, HMAC
+from bucket.shard import Shard
+from bucket.store import CONCURRENCY, HMAC, Location
 from connections.iam import IAM
+from connections.network import read_network
 from connections.retry import RetryPolicy
 from destinations.base import Destination
 from push.selection import Fields, Selection, parse_fields
@@ -47,11 +49,6 @@ MOST_RETRY_SECONDS = 1200
 
 MOST_CONCURRENCY = 256
 
-_SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
-_SECRET_LISTS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
-_SHORTEST_MASKED = 8
-"""Of a header's value: a shorter one, such as a tenant's number, would mask half of the log."""
-
 
 class Unusable(Exception):
     """The environment or CE_DATA is unusable; `faults` names every variable that is at fault."""
@@ -66,6 +63,7 @@ class Settings:
     """The checked environment of one run."""
 
     bucket: str
+    state_bucket: str
     endpoint: str
     credentials: HMAC | IAM
     destination: Destination
@@ -74,25 +72,19 @@ class Settings:
     mode: str
     state_key: str
     prefix: str
-    shard: lib.Shard
+    shard: Shard
     event: lib.Event | None
+    job_run: str
     period: Period
     """Which objects concern a run without an event."""
     selection: Selection
     """What is sent of each object."""
     warnings: tuple[str, ...] = field(default=())
 
-
-def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """The values that no log line may show."""
-    secrets = [value for name in _SECRETS if (value := environ.get(name, "").strip())]
-    for name in _SECRET_LISTS:
-        for pair in environ.get(name, "").split(","):
-            value = pair.partition("=")[2].strip()
-            # As it stands, decoded, and without `Basic` or `Bearer` before it.
-            forms = (value, unquote(value), unquote(value).rpartition(" ")[2])
-            secrets += [form for form in forms if len(form) >= _SHORTEST_MASKED]
-    return secrets
+    @property
+    def location(self) -> Location:
+        """Where the objects and STATE are."""
+        return Location(self.endpoint, self.credentials, self.bucket, self.state_bucket)
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
@@ -132,6 +124,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     destination = _destination(env)
     settings = Settings(
         bucket=bucket,
+        state_bucket=env.parsed("FLOWLOG_STATE_BUCKET", parse_bucket, bucket),
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
         destination=destination,
@@ -142,14 +135,22 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         prefix=prefix,
         shard=_shard(env, mode),
         event=event,
+        job_run=_job_run(env),
         period=_period(env),
         selection=_selection(env, destination),
         warnings=tuple(env.warnings),
     )
+    env.faults += read_network(environ)[1]
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _job_run(env: Environment) -> str:
+    """The name that Code Engine gives this job run; empty where it has no name."""
+    name = env.text("CE_JOBRUN")
+    return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
@@ -218,10 +219,10 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
     if env.text("COS_HMAC_ACCESS_KEY_ID") or env.text("COS_HMAC_SECRET_ACCESS_KEY"):
         pair = ": the HMAC credentials are a pair"
         return HMAC(
-            env.secret("COS_HMAC_ACCESS_KEY_ID", pair),
+            env.header("COS_HMAC_ACCESS_KEY_ID", pair),
             env.secret("COS_HMAC_SECRET_ACCESS_KEY", pair),
         )
-    return IAM(env.identity(), env.secret("COS_CRN"), iam_url)
+    return IAM(env.identity(), env.header("COS_CRN"), iam_url)
 
 
 def _destination(env: Environment) -> Destination:
@@ -264,7 +265,7 @@ def _parse_destination(text: str) -> str:
     return DESTINATIONS[text]
 
 
-def _shard(env: Environment, mode: str) -> lib.Shard:
+def _shard(env: Environment, mode: str) -> Shard:
     count = env.parsed("JOB_ARRAY_SIZE", parse_number, 1)
     index = env.parsed("JOB_INDEX", parse_number, 0)
     if count < 1:
@@ -281,4 +282,4 @@ def _shard(env: Environment, mode: str) -> lib.Shard:
             f"JOB_ARRAY_SIZE {count} does not go with FLOWLOG_MODE {mode}, which has one worker:"
             " run it without an array, or push all with an array in FLOWLOG_MODE simple"
         )
-    return lib.Shard(index, max(count, 1))
+    return Shard(index, max(count, 1))

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import gzip
+import socket
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
 from standins.flowlogs import FlowLogObject, expected_lines, flow_log_objects
-from standins.http import HTTPRequest
+from standins.http import HTTPRequest, relay
 from standins.ingestion import Ingestion
 from standins.store import SLOW_DOWN, S3Request, s3_error
 from tests.harness import BUCKET, PREFIX, Place
@@ -401,21 +404,103 @@ def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
     return arrange
 
 
+def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """Every request to IAM is answered so, and the job does not wait for long."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+        place.iam.script.always(fault)
+        return {"FLOWLOG_RETRY_SECONDS": "0.5"}
+
+    return arrange
+
+
+def expired_while_iam_is_away(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The token is refused in the middle of a run, and IAM can't give another one at once."""
+    expired(place, objects)
+    place.iam.script.next([None, Answer(503), Answer(429, {"Retry-After": "1"})])
+
+
+def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """Every token is to be renewed at once, and IAM gives no second one."""
+    place.iam.lifetime = 0
+    place.iam.valid_for = 3600
+    place.iam.script.next([None])
+    place.iam.script.always(Answer(503))
+
+
+def all_reads(place: Place, fault: Fault, seconds: float) -> None:
+    """Once two objects were read, every read meets this fault for a while."""
+    read: list[float] = []
+
+    def rule(request: S3Request) -> Fault | None:
+        if request.operation != "GET":
+            return None
+        read.append(time.monotonic())
+        return fault if len(read) > 2 and time.monotonic() < read[2] + seconds else None
+
+    place.store.script.rule(rule)
+
+
+def slow_down(place: Place, _: Sequence[FlowLogObject]) -> None:
+    all_reads(place, SLOW_DOWN, 1.5)
+
+
+def late(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+    """The store can be reached only two seconds after the job has its token."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+
+    def rule(_: HTTPRequest) -> Fault | None:
+        threading.Timer(2, relay, (port, int(place.store.url.rpartition(":")[2]))).start()
+        return None
+
+    place.iam.script.rule(rule)
+    return {"COS_ENDPOINT": f"http://127.0.0.1:{port}"}
+
+
+def several(fault: Fault, count: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Every read of the first objects meets this fault."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        keys = {item.key for item in objects[:count]}
+        place.store.script.rule(
+            lambda request: fault if request.operation == "GET" and request.key in keys else None
+        )
+
+    return arrange
+
+
 IAM = [
     Row("503 twice", iam(Answer(503), Answer(503)), "summary"),
-    Row("503 for good", iam(*[Answer(503)] * 9), "look at IAM_ENDPOINT", 1),
+    Row("429 with `Retry-After`, four times", iam(*[Answer(429, {"Retry-After": "0"})] * 4),
+        "it answered 429"),
+    Row("503 for good", iam_always(Answer(503)), "look at IAM_ENDPOINT", 1),
+    Row("429 asking to wait for an hour", iam(Answer(429, {"Retry-After": "3600"})),
+        "look at IAM_ENDPOINT", 1),
+    Row("503 and 429 when a token has expired in the middle of a run", expired_while_iam_is_away,
+        "it answered 503"),
+    Row("503 while the token is still taken", renewal_fails, "summary"),
     Row("a reset before the answer", iam(Reset()), "summary"),
     Row("an answer that never comes", iam(Silence()), "summary"),
     Row("a refusal", iam(*[Answer(400)] * 9), "look at APIKEY", 1),
     Row("a redirect", iam(*[REDIRECT] * 9), "look at IAM_ENDPOINT", 1),
-    Row("200 with a body that is not JSON", iam(*[Answer(200, body=b"<html>")] * 9),
+    Row("200 with a body that is not JSON", iam_always(Answer(200, body=b"<html>")),
         "look at IAM_ENDPOINT", 1),
-    Row("200 without a token", iam(*[Answer(200, body=b"[]")] * 9), "look at IAM_ENDPOINT", 1),
+    Row("200 without a token", iam_always(Answer(200, body=b"[]")), "look at IAM_ENDPOINT", 1),
 ]  # fmt: skip
 
 STORE = [
     Row("503 SlowDown, twice", first_get(SLOW_DOWN, SLOW_DOWN), "summary"),
+    Row("503 SlowDown to every read, for a while", slow_down, "503 SlowDown"),
     Row("503 SlowDown for one object, for good", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
+    Row("500 for three objects, for good", several(s3_error(500, "InternalError"), 3),
+        "500 InternalError", 1, (0, 1, 2)),
+    Row("503 asking to wait for an hour", listing(s3_error(503, "SlowDown",
+        {"Retry-After": "3600"})), "503 SlowDown", 1),
+    Row("503 for good", having(listing(*[SLOW_DOWN] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
+        "503 SlowDown", 1),
+    Row("a store that can be reached only after a while", late, "can't be reached"),
     Row("an answer that never comes", first_get(Silence()), "summary"),
     Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary"),
     Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
@@ -428,13 +513,20 @@ STORE = [
     Row("403 on one object", one_object(s3_error(403, "AccessDenied")), "403 AccessDenied", 1,
         (0,)),
     Row("403 on the listing", listing(*[s3_error(403, "AccessDenied")] * 9), "403 AccessDenied", 1),
+    Row("an archived object", one_object(s3_error(403, "InvalidObjectState")), "archived", 1, (0,)),
+    *(
+        Row(f"{status} on one object", one_object(s3_error(status, code)), "does not hand out", 1,
+            (0,))
+        for status, code in ((400, "InvalidRequest"), (405, "MethodNotAllowed"))
+    ),
     Row("an object deleted between listing and reading", deleted, "gone before it was read",
         skipped=(0,)),
     Row("an object replaced between listing and reading", replaced, "summary"),
-    Row("a page of the listing that fails once", listing(SLOW_DOWN), "summary"),
+    Row("a page of the listing that fails three times", listing(SLOW_DOWN,
+        s3_error(429, "TooManyRequests", {"Retry-After": "0"}), SLOW_DOWN), "503 SlowDown"),
     Row("a page of the listing that is cut short", listing(Cut(100)), "summary"),
-    Row("a listing that is no listing", listing(*[Answer(200, body=b"<html></html>")] * 9),
-        "look at COS_ENDPOINT", 1),
+    Row("a listing that is no listing", having(listing(*[Answer(200, body=b"<html></html>")] * 99),
+        FLOWLOG_RETRY_SECONDS="0.5"), "look at COS_ENDPOINT", 1),
 ]  # fmt: skip
 
 
@@ -457,6 +549,8 @@ class Hostile:
     def lines_at(self, destination: str) -> tuple[str, ...]:
         """The lines that this destination receives."""
         return self.by_otlp if self.by_otlp and destination == "otlp" else self.lines
+
+    skipped: int = 0
 
 
 KEY = PREFIX + "hostile"
@@ -515,7 +609,7 @@ HOSTILE = [
         [b'{"a":"some text of a flow that makes this entry as large as a small one is"}']
         * 1_000_000)), 1), refused="too large"),
     Hostile("no entries", plain(b'{"flow_logs":[]}')),
-    Hostile("nothing at all", plain(b""), refused="bad JSON"),
+    Hostile("nothing at all, as in a folder's marker", plain(b""), skipped=1),
 ]  # fmt: skip
 
 

@@ -95,6 +95,7 @@ def test_a_hostile_object(either: Place, row: Hostile) -> None:
     assert row.refused in result.failed().get(KEY, "")
     lines = row.lines_at(either.environ.get("LOG_DESTINATION", "logdna"))
     assert either.received() == lines_of(*good) + Counter(lines)
+    assert result.summary["skipped"] == row.skipped
     assert_no_secret(either, result)
 
 
