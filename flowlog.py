@@ -93,7 +93,9 @@ def _run_mode(
 ) -> int:
     for warning in settings.warnings:
         log.warning("%s", warning)
-    scope = lib.Scope(settings.prefix, settings.state_key, settings.shard, settings.job_run)
+    scope = lib.Scope(
+        settings.prefix, settings.state_key, settings.shard, settings.job_run, settings.period
+    )
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
         tally.skipped += 1

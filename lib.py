@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bucket.errors import ObjectError, ObjectGone
-from bucket.listing import Listing, ObjectRef
+from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.state import Snapshot, StateChanged, StateError, StateObject
 from bucket.state_text import (
     NAMED_FAILURES,
@@ -92,6 +92,8 @@ class Scope:
     state_key: str
     shard: Shard
     job_run: str = ""
+    period: Period = ALWAYS
+    """When an object that no event names was written."""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -218,7 +220,7 @@ class Job:
         listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
             for ref in page:
-                if self.scope.holds(ref.key) and wanted(ref):
+                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
                     listing.append(ref)
             after_page()
         listing.sort()
@@ -396,6 +398,15 @@ def _warn_of_failures(state: CatchUp) -> None:
         )
 
 
+def follow(job: Job, event: Event | None) -> None:
+    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    if event:
+        log.info("nothing to do for %s: the timer's runs find it", event.key)
+        job.tally.skipped += 1
+        return
+    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+
+
 def push_named(mode: str) -> Mode:
     """For an object that a person has named: it is pushed whatever the mode says.
 
@@ -416,5 +427,6 @@ MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,
+    "follow": follow,
 }
 """By the value of FLOWLOG_MODE."""

@@ -28,6 +28,23 @@ class ObjectRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """Objects written at or after `since` and before `until`, in seconds; None: without an end."""
+
+    since: int | None = None
+    until: int | None = None
+
+    def holds(self, ref: ObjectRef) -> bool:
+        """Whether the object was written in this period."""
+        return (self.since is None or self.since <= ref.last_modified) and (
+            self.until is None or ref.last_modified < self.until
+        )
+
+
+ALWAYS = Period()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One page of a listing, in the store's order; `more` asks for the next one, if there is."""
 

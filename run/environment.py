@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 IAM_URL = "https://iam.cloud.ibm.com"
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_SPAN_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class Environment:
@@ -109,3 +112,17 @@ def parse_number(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise ValueError("is not a whole number")
     return int(text)
+
+
+def parse_moment(text: str, now: datetime) -> int:
+    """A date or time, or a span back from `now`, in seconds since the epoch. Raises ValueError."""
+    if span := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
+        return int(now.timestamp()) - int(span[1]) * _SPAN_SECONDS[span[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            "is neither a date or time in ISO 8601 (2026-11-01, 2026-11-01T06:00:00Z)"
+            " nor a span back from now (90m, 36h, 7d)"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from lib import Event, Operation
 from run.environment import parse_bucket, parse_key
 
+TIMER = "dev.knative.sources.ping"
+"""`CE_TYPE` of a run that a cron subscription has started (Code Engine docs, "Subscriptions")."""
+
 CE_DATA_LIMIT_BYTES = 64 * 1024
 """A key has at most 1,024 bytes; an event that is longer than this was not made by Code Engine."""
 

@@ -6,17 +6,26 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import lib
+from bucket.listing import Period
 from bucket.store import CONCURRENCY, HMAC
 from connections.iam import IAM
 from connections.retry import RetryPolicy
 from destinations.base import Destination, Variables
 from destinations.cloud_logs import CloudLogs
 from logdna_synchronous import LogDNA
-from run.environment import IAM_URL, Environment, parse_bucket, parse_key, parse_number
-from run.event import parse_event
+from run.environment import (
+    IAM_URL,
+    Environment,
+    parse_bucket,
+    parse_key,
+    parse_moment,
+    parse_number,
+)
+from run.event import TIMER, parse_event
 from run.report import parse_level
 
 DESTINATIONS: Mapping[str, Callable[[Variables], Destination]] = {
@@ -24,6 +33,9 @@ DESTINATIONS: Mapping[str, Callable[[Variables], Destination]] = {
     "cloud-logs": CloudLogs.read,
 }
 """By the value of LOG_DESTINATION."""
+
+PUSH_ALL_AGAIN = ("simple", "remember")
+"""Modes in which another run without an event pushes the same objects again."""
 
 MOST_RETRY_SECONDS = 1200
 """Lines that wait longer could become too old for the log service."""
@@ -57,6 +69,8 @@ class Settings:
     shard: lib.Shard
     event: lib.Event | None
     job_run: str
+    period: Period
+    """Which objects concern a run without an event."""
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -92,7 +106,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     prefix = env.parsed("FLOWLOG_PREFIX", parse_key, "ibm_vpc_flowlogs_")
     retry = env.parsed("FLOWLOG_RETRY_SECONDS", _parse_retry, RetryPolicy())
     concurrency = env.parsed("FLOWLOG_CONCURRENCY", _parse_concurrency, CONCURRENCY)
-    event = env.parsed("CE_DATA", lambda text: parse_event(text, env.text("CE_TYPE")), None)
+    event = _event(env, mode)
     _check_endpoint(env, endpoint, bucket)
     if event and event.bucket and event.bucket != bucket:
         env.warnings.append(f"the event's bucket {event.bucket!r} wins over COS_BUCKET {bucket!r}")
@@ -112,6 +126,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         shard=_shard(env, mode),
         event=event,
         job_run=_job_run(env),
+        period=_period(env),
         warnings=tuple(env.warnings),
     )
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
@@ -134,9 +149,38 @@ def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
         env.fault("COS_ENDPOINT must not hold the bucket's name, which is added to it")
 
 
+def _event(env: Environment, mode: str) -> lib.Event | None:
+    """The object's event that the run was started for; a timer is none, whatever its data."""
+    ce_type = env.text("CE_TYPE")
+    if ce_type != TIMER:
+        return env.parsed("CE_DATA", lambda text: parse_event(text, ce_type), None)
+    if mode in PUSH_ALL_AGAIN:
+        env.fault(
+            f"FLOWLOG_MODE {mode} does not go with a timer (CE_TYPE {TIMER}), at whose every tick"
+            " it would push the same objects again: set FLOWLOG_MODE to follow"
+        )
+    return None
+
+
+def _period(env: Environment) -> Period:
+    """The period that FLOWLOG_SINCE and FLOWLOG_UNTIL name."""
+    now = datetime.now(UTC)
+
+    def parse(text: str) -> int | None:
+        return parse_moment(text, now)
+
+    since = env.parsed("FLOWLOG_SINCE", parse, None)
+    until = env.parsed("FLOWLOG_UNTIL", parse, None)
+    if since is not None and since > now.timestamp():
+        env.fault("FLOWLOG_SINCE lies in the future: no object was written since then")
+    elif since is not None and until is not None and since >= until:
+        env.fault("FLOWLOG_SINCE must be before FLOWLOG_UNTIL: no object lies between them")
+    return Period(since, until)
+
+
 def _repetition(mode: str, tries: int) -> Iterable[str]:
     """What to say of a run without an event that Code Engine has started again."""
-    if mode != "catch-up":
+    if mode in PUSH_ALL_AGAIN:
         yield (
             f"this is retry {tries} of a run that pushes all: what was sent before is sent again;"
             " submit such runs with --retrylimit 0"
@@ -204,9 +248,9 @@ def _shard(env: Environment, mode: str) -> lib.Shard:
             f"JOB_INDEX {index} is outside of JOB_ARRAY_SIZE {count}: run indices from 0 on,"
             " and give --array-size-var-override when only some of them run again"
         )
-    if mode == "catch-up" and count > 1:
+    if mode not in PUSH_ALL_AGAIN and count > 1:
         env.fault(
-            f"JOB_ARRAY_SIZE {count} does not go with FLOWLOG_MODE catch-up, which has one worker:"
+            f"JOB_ARRAY_SIZE {count} does not go with FLOWLOG_MODE {mode}, which has one worker:"
             " run it without an array, or push all with an array in FLOWLOG_MODE simple"
         )
     return lib.Shard(index, max(count, 1))

@@ -154,6 +154,29 @@ def test_oldest_first_by_time_then_by_key(place: Place) -> None:
     ]
 
 
+@pytest.mark.parametrize("mode", ["simple", "remember"])
+def test_a_period_names_the_objects_of_a_run_without_an_event(place: Place, mode: str) -> None:
+    begin = datetime(2026, 11, 24, 10, tzinfo=UTC)
+    for minute in range(6):
+        moment = begin + timedelta(minutes=minute)
+        place.store.put(BUCKET, f"{PREFIX}{minute}", b'{"flow_logs":[{}]}', moment)
+    period = {"FLOWLOG_SINCE": "2026-11-24T10:02", "FLOWLOG_UNTIL": "2026-11-24T12:04+02:00"}
+    assert place.run(FLOWLOG_MODE=mode, **period).code == 0
+    pushed = [json.loads(text)["key"] for text in place.ingestion.texts]
+    assert pushed == [f"{PREFIX}2", f"{PREFIX}3"]
+    # An event means its object, whenever that was written.
+    assert place.run(FLOWLOG_MODE=mode, **period, CE_DATA=event(f"{PREFIX}5")).code == 0
+    assert json.loads(place.ingestion.texts[-1])["key"] == f"{PREFIX}5"
+
+
+def test_a_timer_in_a_mode_that_would_push_all_again_sends_nothing(place: Place) -> None:
+    place.put(*flow_log_objects(1, 2))
+    result = place.run(CE_TYPE="dev.knative.sources.ping", CE_DATA='{"every": "5 minutes"}')
+    assert result.code == 2
+    assert "set FLOWLOG_MODE to follow" in result.log
+    assert place.ingestion.requests == [] and place.store.requests == []
+
+
 def list_result(*parts: str) -> Answer:
     body = f"<ListBucketResult>{''.join(parts)}</ListBucketResult>".encode()
     return Answer(200, {"Content-Type": "application/xml"}, body)
@@ -247,6 +270,16 @@ def test_an_event_with_nothing_to_do(place: Place, data: str, said: str) -> None
     assert result.summary["skipped"] == 1
     assert place.store.requests == []
     assert place.iam.requests == []
+
+
+def test_an_event_has_nothing_to_do_in_follow_mode(place: Place) -> None:
+    (item,) = flow_log_objects(1, 2)
+    place.put(item)
+    result = place.run(FLOWLOG_MODE="follow", CE_DATA=event(item.key))
+    assert result.code == 0
+    assert "the timer's runs find it" in result.log
+    assert result.summary["skipped"] == 1
+    assert place.store.requests == []
 
 
 def test_the_events_bucket_wins_over_the_setting(place: Place) -> None:

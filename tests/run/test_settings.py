@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 import lib
+from bucket.listing import ALWAYS, ObjectRef, Period
 from bucket.store import HMAC
 from connections.iam import IAM
 from run.environment import parse_url
@@ -63,6 +65,7 @@ def test_what_existing_deployments_set_is_enough() -> None:
         ("simple", "0", "", False),
         ("simple", "1", json.dumps(EVENT), False),
         ("catch-up", "1", "", False),
+        ("follow", "1", "", False),
     ],
 )
 def test_a_retry_that_sends_again_is_warned_of(
@@ -155,6 +158,12 @@ def test_all_faults_are_named_at_once() -> None:
         ("JOB_ARRAY_SIZE", "two"),
         ("FLOWLOG_RETRY_SECONDS", "-1"),
         ("FLOWLOG_RETRY_SECONDS", "nan"),
+        ("FLOWLOG_SINCE", "yesterday"),
+        ("FLOWLOG_SINCE", "-7d"),
+        ("FLOWLOG_SINCE", "7"),
+        ("FLOWLOG_SINCE", "2026-13-01"),
+        ("FLOWLOG_SINCE", "9999-12-31"),
+        ("FLOWLOG_UNTIL", "7 days"),
     ],
 )
 def test_malformed_values_are_named(name: str, value: str) -> None:
@@ -175,10 +184,78 @@ def test_an_instance_outside_of_its_array_is_not_silently_everything() -> None:
     assert "--array-size-var-override" in text
 
 
-def test_catch_up_refuses_an_array() -> None:
-    environ = {**IAM_WAY, "FLOWLOG_MODE": "catch-up", "JOB_ARRAY_SIZE": "2", "JOB_INDEX": "0"}
-    assert "catch-up" in faults(environ)
-    assert read_settings({**environ, "JOB_ARRAY_SIZE": "1"}).mode == "catch-up"
+@pytest.mark.parametrize("mode", ["catch-up", "follow"])
+def test_a_mode_with_one_worker_refuses_an_array(mode: str) -> None:
+    environ = {**IAM_WAY, "FLOWLOG_MODE": mode, "JOB_ARRAY_SIZE": "2", "JOB_INDEX": "0"}
+    assert mode in faults(environ)
+    assert read_settings({**environ, "JOB_ARRAY_SIZE": "1"}).mode == mode
+
+
+# --- which period --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-02", 86_400),
+        ("1970-01-02T01:00", 90_000),
+        ("1970-01-02T01:00:00Z", 90_000),
+        ("1970-01-02T01:00:00+01:00", 86_400),
+        ("1970-01-02T00:00:00.9Z", 86_400),
+    ],
+)
+def test_a_date_or_time_is_utc_where_it_names_no_zone(text: str, seconds: int) -> None:
+    period = read_settings({**IAM_WAY, "FLOWLOG_SINCE": text}).period
+    assert period == Period(seconds)
+    assert not period.holds(ObjectRef(seconds - 1, "k"))
+    assert period.holds(ObjectRef(seconds, "k"))
+
+
+@pytest.mark.parametrize(("text", "back"), [("90m", 5400), ("36h", 129_600), ("7d", 604_800)])
+def test_a_span_counts_back_from_the_start_of_the_run(text: str, back: int) -> None:
+    before = int(time.time())
+    until = read_settings({**IAM_WAY, "FLOWLOG_UNTIL": text}).period.until
+    assert until is not None and before <= until + back <= int(time.time())
+
+
+def test_two_periods_that_meet_share_no_object() -> None:
+    noon = "2026-11-01T12:00:00Z"
+    before = read_settings({**IAM_WAY, "FLOWLOG_UNTIL": noon}).period
+    after = read_settings({**IAM_WAY, "FLOWLOG_SINCE": noon}).period
+    for second in range(before.until - 2, before.until + 2):
+        ref = ObjectRef(second, "k")
+        assert before.holds(ref) is not after.holds(ref)
+
+
+def test_without_a_period_all_objects_are_meant() -> None:
+    assert read_settings({**IAM_WAY, "FLOWLOG_SINCE": "", "FLOWLOG_UNTIL": " "}).period == ALWAYS
+
+
+@pytest.mark.parametrize(("since", "until"), [("1h", "2h"), ("2026-11-01", "2026-11-01T00:00Z")])
+def test_a_period_without_any_moment_is_a_fault(since: str, until: str) -> None:
+    assert "FLOWLOG_SINCE must be before FLOWLOG_UNTIL" in faults(
+        {**IAM_WAY, "FLOWLOG_SINCE": since, "FLOWLOG_UNTIL": until}
+    )
+
+
+# --- timers --------------------------------------------------------------------------------------
+
+TIMERS_DATA = ["", "{}", '{"hello": "world"}', "not json", json.dumps(EVENT)]
+
+
+@pytest.mark.parametrize("mode", ["catch-up", "follow"])
+@pytest.mark.parametrize("data", TIMERS_DATA)
+def test_a_timer_is_a_run_without_an_event_whatever_its_data(mode: str, data: str) -> None:
+    timer = {"CE_TYPE": "dev.knative.sources.ping", "CE_DATA": data, "FLOWLOG_MODE": mode}
+    assert read_settings({**IAM_WAY, **timer}).event is None
+
+
+@pytest.mark.parametrize("mode", ["", "simple", "remember"])
+@pytest.mark.parametrize("data", TIMERS_DATA)
+def test_a_timer_would_push_the_same_objects_again_and_again(mode: str, data: str) -> None:
+    timer = {"CE_TYPE": "dev.knative.sources.ping", "CE_DATA": data, "FLOWLOG_MODE": mode}
+    said = faults({**IAM_WAY, **timer})
+    assert "FLOWLOG_MODE" in said and "follow" in said and len(said.splitlines()) == 1
 
 
 def test_plain_http_is_warned_about_except_on_this_machine() -> None:
