@@ -30,7 +30,7 @@ from bucket.errors import (
     explained,
 )
 from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Signature
-from bucket.listing import ObjectRef, Page, read_page
+from bucket.listing import ObjectRef, Page, PageRequest, read_page
 from bucket.state import PreconditionFailed, Snapshot, Unanswered
 from connections.iam import IAM
 from connections.retry import RetryPolicy, retry_after_seconds
@@ -192,20 +192,19 @@ class Store:
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing of all keys that start with `prefix`, page by page, in the store's order."""
-        # Encoded, because XML can't hold every character that a key can.
-        query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         more: str | None = ""
         while more is not None:
-            page = self._page({"continuation-token": more, **query} if more else query)
+            page = self.page(PageRequest(prefix, more=more))
             yield page.refs
             if page.more == more:
                 raise StoreError("the object store's listing does not end; look at COS_ENDPOINT")
             more = page.more
 
     @_retried
-    def _page(self, query: Mapping[str, str]) -> Page:
+    def page(self, request: PageRequest) -> Page:
+        """One page of the listing. Raises StoreError."""
         with explained(self.bucket):
-            answer = self._fetcher.get("", PAGE_LIMIT_BYTES, query)
+            answer = self._fetcher.get("", PAGE_LIMIT_BYTES, request.query())
         if answer.status != 200:
             raise explain_answer(answer.status, answer.error_code, self.bucket)
         try:
