@@ -80,12 +80,13 @@ class Walk:
 
         The folders, in order, lie within what is left of this walk.
         """
+        self.pages = 0
+        if not folders:
+            return []
         ends = folders[:: max(1, -(-len(folders) // parts))]
         starts = zip(ends, [*ends[1:], self.through], strict=True)
         rest = [Walk(self.prefix, self._begin, start, end) for start, end in starts]
-        if ends:
-            self.through = ends[0]
-        self.pages = 0
+        self.through = ends[0]
         return rest
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import TypeVar
@@ -78,6 +78,20 @@ class Reader:
         And StoreUnavailable where the answer goes on and on.
         """
         return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
+
+    def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """`function(*arguments)`, as one of several calls that go on at the same time."""
+        return self._pool.submit(function, *arguments)
+
+    def first(self, calls: Collection[Future[T]]) -> set[Future[T]]:
+        """Those of these calls that end first. Raises Stopped."""
+        while True:
+            if self._stop.requested():
+                raise Stopped
+            self.on_wait()
+            done = wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
+            if done:
+                return done
 
     def _wait(self, future: Future[T], seconds: float = math.inf) -> T:
         """The future's result; unlike a plain wait it notices that the run is to end."""
