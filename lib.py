@@ -18,15 +18,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bucket.errors import ObjectError, ObjectGone
+from bucket.interfaces import Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
+from bucket.marks import beginning_at
 from bucket.state import Snapshot, StateChanged, StateError, StateObject
 from bucket.state_text import (
     NAMED_FAILURES,
     CatchUp,
     Duty,
+    Following,
     Remembered,
     Status,
     read_catch_up,
+    read_following,
     read_remembered,
 )
 from bucket.store import Store
@@ -36,10 +40,12 @@ from logdna_synchronous import APP, Delivery
 from push.catch_up import CatchUpWorker
 from push.decoder import FlowLog, decode
 from push.encoder import render
+from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import Reader
 from push.state_exchange import StateExchange
+from push.survey import Survey
 from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
@@ -220,11 +226,24 @@ class Job:
         listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
             for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                if self.scope.holds(ref.key) and wanted(ref):
                     listing.append(ref)
             after_page()
         listing.sort()
         return listing
+
+    def newest(
+        self,
+        begin: int | None,
+        wanted: Callable[[ObjectRef], bool],
+        after_page: Callable[[], None],
+    ) -> Listing:
+        """The wanted flow logs, oldest first; of interfaces, those of the hour of `begin` or later.
+
+        Raises StoreError, Stopped.
+        """
+        survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
+        return survey.listed(Walk(self.scope.prefix, begin), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
@@ -277,7 +296,7 @@ def simple(job: Job, event: Event | None) -> None:
     if event:
         job.push([ObjectRef(0, event.key)])
     else:
-        _push_all(job, job.listed())
+        _push_all(job, job.listed(job.scope.period.holds))
 
 
 def _push_all(job: Job, refs: Listing) -> None:
@@ -290,7 +309,9 @@ def remember(job: Job, event: Event | None) -> None:
     """Event: push the object, and remember the oldest one. No event: push what is older."""
     memory = _memory(job)
     if event is None:
-        _push_all(job, job.listed(lambda ref: memory is None or memory.wants(ref)))
+        period = job.scope.period
+        wanted = job.listed(lambda ref: period.holds(ref) and (not memory or memory.wants(ref)))
+        _push_all(job, wanted)
         return
     ref = job.stat(event.key)
     if ref is None:
@@ -399,12 +420,14 @@ def _warn_of_failures(state: CatchUp) -> None:
 
 
 def follow(job: Job, event: Event | None) -> None:
-    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    """A timer's run pushes what is past the mark, and lets go; events have nothing to do."""
     if event:
         log.info("nothing to do for %s: the timer's runs find it", event.key)
         job.tally.skipped += 1
         return
-    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+    first = Following.beginning(beginning_at(job.scope.period.since))
+    if held := claim(job, first, read_following, job.state.read()):
+        Follower(job, held, job.scope.period.until).run()
 
 
 def push_named(mode: str) -> Mode:

@@ -42,6 +42,11 @@ class Walk:
         self._keys = MOST_KEYS if begin is None else FIRST_KEYS
 
     @property
+    def jumps(self) -> bool:
+        """Whether it reads less than all keys."""
+        return self._begin is not None
+
+    @property
     def request(self) -> PageRequest:
         """The next page to read."""
         return PageRequest(self.prefix, self.after, self._keys)

@@ -139,7 +139,8 @@ class Pusher:
         if isinstance(body, ObjectGone):
             say_gone(ref.key)
         elif isinstance(body, ObjectError):
-            ledger.fail(number, str(body), permanent=isinstance(body, ObjectTooLarge))
+            permanent = isinstance(body, ObjectTooLarge)
+            ledger.fail(number, str(body), permanent=permanent, unread=True)
         else:
             try:
                 self._add_lines(ledger, number, ref.key, body.content)

@@ -68,7 +68,11 @@ class Survey:
     def _divide(self, walk: Walk) -> None:
         """Let other walks have a part of this one, where it is long and little else is going on."""
         idle = self._reader.store.concurrency - len(self._asked) - len(self._waiting)
-        if walk.pages < LONG_WALK_PAGES or idle < self._reader.store.concurrency // 2:
+        if (
+            not walk.jumps
+            or walk.pages < LONG_WALK_PAGES
+            or idle < self._reader.store.concurrency // 2
+        ):
             return
         search = folders_ahead(walk)
         try:
