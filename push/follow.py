@@ -131,8 +131,7 @@ class Follower:
             raise
         if self._unread:
             self._tell_lag([])
-            log.error("no object could be read in this run, so the mark stays where it is")
-            raise PushEnded("no object could be read")
+            raise self._stuck("no object could be read in this run")
 
     def _settle(self, entry: Settled, with_late: bool) -> None:
         """Move the marks past this object, or park it, once it is clear that others can be read.
@@ -164,14 +163,16 @@ class Follower:
             ref = self._unread[0]
             parked = self._claim.state.with_parked(ref, self._now)
             if parked is None or not self._has_read:
-                raise PushEnded(
-                    f"more than {MOST_PARKED} objects can't be read: look at the role of the key,"
-                    " and at COS_ENDPOINT"
-                )
+                raise self._stuck(f"more than {MOST_PARKED} objects can't be read")
             log.warning("parked, since others can be read; each run tries it again: %s", ref.key)
             self._claim.state = parked
             self._move(ref, with_late)
             del self._unread[0]
+
+    def _stuck(self, why: str) -> PushEnded:
+        """Where it is the store, or a setting: the end of the push, once it is said."""
+        log.error("%s: the mark stays; look at the role of the key, and at COS_ENDPOINT", why)
+        return PushEnded(why)
 
     def _move(self, ref: ObjectRef, with_late: bool) -> None:
         state = self._claim.state
