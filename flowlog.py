@@ -94,7 +94,7 @@ def _run_mode(
     for warning in settings.warnings:
         log.warning("%s", warning)
     scope = lib.Scope(
-        settings.prefix, settings.state_key, settings.shard, settings.job_run, settings.period
+        settings.prefix, settings.state_key, settings.shard, settings.period, settings.job_run
     )
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)

@@ -21,11 +21,9 @@ from bucket.errors import ObjectError, ObjectGone
 from bucket.interfaces import Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.marks import beginning_at
-from bucket.state import Snapshot, StateChanged, StateError, StateObject
+from bucket.state import StateChanged, StateError, StateObject
 from bucket.state_text import (
-    NAMED_FAILURES,
     CatchUp,
-    Duty,
     Following,
     Remembered,
     Status,
@@ -37,7 +35,12 @@ from bucket.store import Store
 from connections.stop import Stop
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.catch_up import CatchUpWorker
+from push.catch_up import (
+    CatchUpWorker,
+    push_unless_the_workers,
+    strike_out,
+    warn_of_failures,
+)
 from push.decoder import FlowLog, decode
 from push.encoder import render
 from push.follow import Follower
@@ -51,7 +54,6 @@ from push.worker import claim
 log = logging.getLogger("flowlog.lib")
 
 _STATE_TRIES = 10
-_FAILURES_LOGGED = 10
 
 
 # --- which objects, in what order ----------------------------------------------------------------
@@ -92,14 +94,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run; `job_run` is its name, empty where it has none."""
+    """Which keys of the bucket concern this run."""
 
     prefix: str
     state_key: str
     shard: Shard
-    job_run: str = ""
     period: Period = ALWAYS
     """When an object that no event names was written."""
+    job_run: str = ""
+    """The name of this job run, the same in all its tries; empty where it has none."""
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -226,7 +229,7 @@ class Job:
         listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
             for ref in page:
-                if self.scope.holds(ref.key) and wanted(ref):
+                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
                     listing.append(ref)
             after_page()
         listing.sort()
@@ -361,62 +364,12 @@ def catch_up(job: Job, event: Event | None) -> None:
     if snapshot:
         state = read_catch_up(snapshot, job.scope.state_key)
         if event:
-            state = _push_unless_the_workers(job, event, state, snapshot)
-        _warn_of_failures(state)
+            state = push_unless_the_workers(job, event.key, state, snapshot)
+        warn_of_failures(state)
         if event and (state.status is Status.FINISHED or job.tally.failed_total):
             return
     if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
         CatchUpWorker(job, held).run()
-
-
-def _push_unless_the_workers(job: Job, event: Event, state: CatchUp, snapshot: Snapshot) -> CatchUp:
-    """Push the event's object unless it is the worker's; what STATE says afterwards."""
-    cutoff = state.cutoff_at(snapshot)
-    if (state.mark, cutoff) == (None, None) or (ref := job.stat(event.key)) is None:
-        return state
-    match state.duty(ref, cutoff):
-        case Duty.PUSH:
-            job.push([ref])
-            if job.tally.objects and event.key in state.failed:
-                return _strike_out(job, event.key) or state
-        case Duty.WORKER:
-            log.info("the worker pushes this object, in its turn: %s", event.key)
-        case Duty.PASSED:
-            log.info(
-                "the worker has come past this object; it is not pushed again: %s. If its lines"
-                " are missing, push it with `test_flowlog_to_logdna.py --key` or in FLOWLOG_MODE"
-                " simple",
-                event.key,
-            )
-    return state
-
-
-def _strike_out(job: Job, key: str) -> CatchUp | None:
-    """Take an object that was pushed out of the failures in STATE; what STATE says then."""
-    for _ in range(_STATE_TRIES):
-        if (snapshot := job.state.read()) is None:
-            return None
-        state = read_catch_up(snapshot, job.scope.state_key)
-        if key not in state.failed:
-            return state
-        without = state.struck_out(key, snapshot)
-        try:
-            job.state.write(without.content(), snapshot.etag)
-        except StateChanged:
-            continue
-        log.info("pushed, and struck out of the failures of the catch-up: %s", key)
-        return without
-    raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
-
-
-def _warn_of_failures(state: CatchUp) -> None:
-    if state.failed_total:
-        log.warning(
-            "the catch-up could not deliver %d objects; STATE names up to %d of them: %s",
-            state.failed_total,
-            NAMED_FAILURES,
-            ", ".join(state.failed[:_FAILURES_LOGGED]),
-        )
 
 
 def follow(job: Job, event: Event | None) -> None:
@@ -441,7 +394,7 @@ def push_named(mode: str) -> Mode:
 def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
     simple(job, event)
     if event and job.tally.objects:
-        _strike_out(job, event.key)
+        strike_out(job, event.key)
 
 
 Mode = Callable[[Job, Event | None], None]

@@ -26,7 +26,7 @@ import requests
 import tenacity
 from isal import isal_zlib
 
-from connections.retry import RetryPolicy, Window, retry_after_seconds
+from connections.retry import RetryPolicy, TryAgain, Window, retry_after_seconds, retrying
 from destinations.base import (
     Added,
     BatchRefused,
@@ -45,7 +45,7 @@ from destinations.base import (
     verdict,
 )
 from destinations.batch import Batch, Packer
-from destinations.exchange import Exchange, Traffic, TryAgain
+from destinations.exchange import Exchange, Traffic
 
 log = logging.getLogger("flowlog.delivery")
 
@@ -163,9 +163,6 @@ class Sender:
         self._policy = policy
         self._no_retries = no_retries
         self._exchange = Exchange(destination, policy, self.traffic, connections)
-        self._backoff = tenacity.wait_random_exponential(
-            multiplier=policy.first_wait, max=policy.longest_wait
-        )
 
     def send(self, batch: Batch) -> Receipt:
         """Send `batch` until there is a final answer for every line of it."""
@@ -192,21 +189,14 @@ class Sender:
 
     def _post_with_retries(self, batch: Batch) -> Verdict:
         body = self._destination.encode(batch.parts(self._destination))
-        policy = self._policy
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            wait=self._wait,
-            stop=(
-                tenacity.stop_after_attempt(policy.tries)
-                | tenacity.stop_before_delay(policy.seconds)
-                | tenacity.stop_when_event_set(self._no_retries)
-            ),
+        tries = retrying(
+            self._policy,
             sleep=tenacity.sleep_using_event(self._no_retries),
-            before_sleep=self._log_retry,
-            reraise=True,
+            ended=self._no_retries.is_set,
+            on_wait=self._log_retry,
         )
         try:
-            for attempt in retrying:
+            for attempt in tries:
                 with attempt:
                     number = attempt.retry_state.attempt_number
                     return self._post_once(body, len(batch), first=number == 1)
@@ -217,20 +207,9 @@ class Sender:
             ) from None
         raise AssertionError("unreachable: tenacity returns or raises")
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, TryAgain) and error.after is not None:
-            return error.after
-        return self._backoff(state)
-
-    def _log_retry(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+    def _log_retry(self, error: TryAgain, tries: int, seconds: float) -> None:
         log.warning(
-            "%s: %s; try %d follows in %.1f s",
-            self._destination.name,
-            error,
-            state.attempt_number + 1,
-            state.upcoming_sleep,
+            "%s: %s; try %d follows in %.1f s", self._destination.name, error, tries + 1, seconds
         )
 
     def _post_once(self, body: bytes, lines: int, *, first: bool) -> Verdict:

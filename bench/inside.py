@@ -20,7 +20,7 @@ import lib
 from bench.server import Keys
 from bucket.fetch import Fetcher
 from bucket.store import Store, authorization, create_client
-from connections.iam import IAM
+from connections.iam import IAM, ApiKey
 from standins.flowlogs import flow_log_objects
 
 PROFILED_GETS = 20
@@ -65,7 +65,7 @@ def gets(how: str, count: str) -> dict[str, float]:
     One after another, on a connection and with a token that are there already.
     """
     endpoint, bucket = os.environ["COS_ENDPOINT"], os.environ["COS_BUCKET"]
-    iam = IAM(os.environ["APIKEY"], os.environ["COS_CRN"], os.environ["IAM_ENDPOINT"])
+    iam = IAM(ApiKey(os.environ["APIKEY"]), os.environ["COS_CRN"], os.environ["IAM_ENDPOINT"])
     pages = Store(endpoint, iam, bucket).pages("")
     keys = [ref.key for page in pages for ref in page][: int(count)]
     get = _by_sdk(endpoint, iam, bucket) if how == "sdk" else _by_fetch(endpoint, iam, bucket)

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import requests
 from ibm_botocore.credentials import DefaultTokenManager, TokenManager
@@ -29,24 +30,92 @@ class TokenError(Exception):
     """IAM gives no token; the text says which setting to look at."""
 
 
+_GRANT = "urn:ibm:params:oauth:grant-type:"
+
+COMPUTE_RESOURCE_TOKEN = "/var/run/secrets/codeengine.cloud.ibm.com/compute-resource-token/token"
+"""Where Code Engine puts the token of a job that may use trusted profiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An IAM API key, to be exchanged for tokens."""
+
+    value: str = field(repr=False)
+
+    refusal = "IAM refused the API key; look at APIKEY and IAM_ENDPOINT"
+
+    def form(self) -> dict[str, str]:
+        """The form of an exchange."""
+        return {"grant_type": f"{_GRANT}apikey", "apikey": self.value}
+
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Name the client that IBM's own tools name, bx:bx."""
+        request.headers["Authorization"] = "Basic Yng6Yng="
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedProfile:
+    """A trusted profile, for which the token of the compute resource is exchanged.
+
+    `setting` is the variable that names it, IAM_PROFILE_NAME or IAM_PROFILE_ID. The exchange is
+    that of ContainerAuthenticator in ibm-cloud-sdk-core.
+    """
+
+    setting: str
+    value: str
+    token_file: Path
+
+    @property
+    def refusal(self) -> str:
+        """What to look at where IAM refuses it."""
+        return (
+            f"IAM refused the trusted profile {self.value!r}; look at {self.setting}, and whether"
+            " the profile has a link to this job in this Code Engine project"
+        )
+
+    def form(self) -> dict[str, str]:
+        """The form of an exchange. Raises TokenError.
+
+        Code Engine renews the token in place, so the file is read for each exchange.
+        """
+        try:
+            token = self.token_file.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise TokenError(
+                f"there is no compute resource token at {self.token_file}"
+                f" ({type(error).__name__}): the job must be created or updated with"
+                " --trusted-profiles-enabled=true"
+            ) from None
+        profile = self.setting.removeprefix("IAM_").lower()
+        return {"grant_type": f"{_GRANT}cr-token", "cr_token": token, profile: self.value}
+
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add nothing, and keep `requests` from adding what ~/.netrc says of this host."""
+        return request
+
+
+Identity = ApiKey | TrustedProfile
+
+
 @dataclass(frozen=True, slots=True)
 class IAM:
-    """An IAM API key and the COS instance it is for; `url` is IAM's base URL."""
+    """Who the job is, and the COS instance that it reads; `url` is IAM's base URL."""
 
-    api_key: str = field(repr=False)
+    identity: Identity
     instance_crn: str
     url: str
 
     def tokens(self) -> Tokens:
-        """The tokens of the key."""
-        return tokens_for(self.api_key, self.url)
+        """The tokens of this identity."""
+        return tokens_for(self.identity, self.url)
 
 
 class Tokens(TokenManager):  # type: ignore[misc]
     """IAM bearer tokens of the SDK's token manager, which renews them before they expire."""
 
-    def __init__(self, api_key: str, iam_url: str) -> None:
-        self._api_key = api_key
+    def __init__(self, identity: Identity, iam_url: str) -> None:
+        self._identity = identity
         self._url = f"{iam_url}/identity/token"
         self._lock = threading.Lock()
         self._renewed = -RENEWAL_SECONDS
@@ -80,16 +149,12 @@ class Tokens(TokenManager):  # type: ignore[misc]
         fails here is tried three times by the token manager. Raises TokenError, and what
         `requests` raises.
         """
+        form = self._identity.form()
         with session(1) as opened, time_limit(IAM_SECONDS):
             answer = opened.post(
                 self._url,
-                data={
-                    "grant_type": "urn:ibm:params:oauth:grant-type:apikey",
-                    "response_type": "cloud_iam",
-                    "apikey": self._api_key,
-                },
-                # The client that IBM's own tools name; without one ~/.netrc would be asked.
-                auth=("bx", "bx"),
+                data={**form, "response_type": "cloud_iam"},
+                auth=self._identity.authorize,
                 headers={"Accept": "application/json"},
                 timeout=IAM_SECONDS,
                 allow_redirects=False,
@@ -97,7 +162,7 @@ class Tokens(TokenManager):  # type: ignore[misc]
         if answer.status_code == 200:
             return _issued(answer.json())
         if answer.status_code in (400, 401, 403):
-            raise TokenError("IAM refused the API key; look at APIKEY and IAM_ENDPOINT")
+            raise TokenError(self._identity.refusal)
         raise TokenError(
             f"IAM gave no token, it answered {answer.status_code}; look at IAM_ENDPOINT"
         )
@@ -133,6 +198,6 @@ def _issued(answer: object) -> dict[str, object]:
 
 
 @functools.cache
-def tokens_for(api_key: str, iam_url: str) -> Tokens:
-    """The tokens of this API key, the same ones for everybody who asks."""
-    return Tokens(api_key, iam_url)
+def tokens_for(identity: Identity, iam_url: str) -> Tokens:
+    """The tokens of this identity, the same ones for everybody who asks."""
+    return Tokens(identity, iam_url)

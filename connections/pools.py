@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ssl
 from typing import Any
 
 import requests
@@ -11,6 +11,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from connections.network import network, tls_context
 from connections.time_limit import note_socket
 
 
@@ -35,23 +36,38 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """The adapter of `requests`, with connections to which `time_limit` applies."""
+    """The adapter of `requests`: `time_limit` applies, proxy and CA are those of the process."""
 
     def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
         """Make the pools of direct connections."""
         super().init_poolmanager(*arguments, **keywords)
         _limited(self.poolmanager)
 
-    def proxy_manager_for(self, *arguments: Any, **keywords: Any) -> Any:
+    def proxy_manager_for(self, proxy: str, **keywords: Any) -> Any:
         """Make the pools of connections through a proxy."""
-        return _limited(super().proxy_manager_for(*arguments, **keywords))
+        if proxy.startswith("https:"):
+            keywords["proxy_ssl_context"] = tls_context()
+        return _limited(super().proxy_manager_for(proxy, **keywords))
 
-    def pool(
-        self, request: requests.PreparedRequest, settings: Mapping[str, Any]
-    ) -> tuple[HTTPConnectionPool, str]:
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What tells pools apart: the server, and the TLS context."""
+        host, _ = super().build_connection_pool_key_attributes(request, True, cert)
+        return host, {"ssl_context": tls_context()} if host["scheme"] == "https" else {}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave it to the context: with a list of its own each connection would read it again."""
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **keywords: Any) -> Any:
+        """Send a request, through a proxy where there is one for its URL."""
+        keywords["proxies"] = network().proxies_for(str(request.url))
+        return super().send(request, *arguments, **keywords)
+
+    def pool(self, request: requests.PreparedRequest) -> tuple[HTTPConnectionPool, str]:
         """The connections for a request, and what stands before its path."""
-        proxies = settings["proxies"]
-        pool = self.get_connection_with_tls_context(request, settings["verify"], proxies=proxies)
+        proxies = network().proxies_for(str(request.url))
+        pool = self.get_connection_with_tls_context(request, True, proxies=proxies)
         assert isinstance(pool, HTTPConnectionPool)
         target = self.request_url(request, proxies)
         return pool, str(request.url).rstrip("/") if "://" in target else ""
@@ -65,6 +81,8 @@ def _limited(manager: urllib3.PoolManager) -> urllib3.PoolManager:
 def session(connections: int) -> requests.Session:
     """A session that keeps so many connections open."""
     made = requests.Session()
+    # What the environment says of proxies and certificates is the adapter's; and no ~/.netrc.
+    made.trust_env = False
     for scheme in ("https://", "http://"):
         made.mount(scheme, Adapter(pool_maxsize=connections))
     return made
@@ -73,11 +91,21 @@ def session(connections: int) -> requests.Session:
 def pool(url: str, connections: int) -> tuple[HTTPConnectionPool, str]:
     """The connections to the server of `url`, and what stands before a path in its requests.
 
-    Proxy and certificates are as `requests` finds them in the environment. A request made straight
-    from the pool costs a third of the CPU of one of a session.
+    A request made straight from the pool costs a third of the CPU of one of a session.
     """
     made = session(connections)
     adapter = made.get_adapter(url)
     assert isinstance(adapter, Adapter)
-    found = made.merge_environment_settings(url, {}, False, None, None)
-    return adapter.pool(made.prepare_request(requests.Request("GET", url)), found)
+    return adapter.pool(made.prepare_request(requests.Request("GET", url)))
+
+
+def is_unverified(error: BaseException) -> bool:
+    """Whether a connection failed because the server's certificate could not be verified.
+
+    Waiting does not help then. `requests` and urllib3 wrap that error in others of their own.
+    """
+    seen: list[BaseException] = [error]
+    for one in seen:
+        inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        seen += [each for each in inner if isinstance(each, BaseException) and each not in seen]
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in seen)

@@ -22,12 +22,18 @@ class TooSlow(Exception):
 
 
 class _Exchange:
-    """One request and its answer; `socket` is known once the request has been sent."""
+    """One request and its answer; `socket` is known once the request has been sent.
 
-    __slots__ = ("deadline", "over", "socket")
+    An exchange made inside another one, such as that for a token, has no longer than the outer one.
+    """
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
+    __slots__ = ("deadline", "outer", "over", "socket")
+
+    def __init__(self, seconds: float, outer: _Exchange | None) -> None:
+        self.deadline = time.monotonic() + seconds
+        if outer:
+            self.deadline = min(self.deadline, outer.deadline)
+        self.outer = outer
         self.over = False
         self.socket: socket.socket | None = None
 
@@ -76,8 +82,11 @@ _current = threading.local()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Bounds the exchanges that this thread makes inside. Raises TooSlow."""
-    exchange = _Exchange(time.monotonic() + seconds)
+    """Bounds the exchanges that this thread makes inside. Raises TooSlow.
+
+    Limits nest: the one that ends first holds, and an outer one holds again behind an inner one.
+    """
+    exchange = _Exchange(seconds, _exchange())
     _current.exchange = exchange
     _watch.begin(exchange)
     try:
@@ -89,11 +98,20 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise
     finally:
         _watch.end(exchange)
-        _current.exchange = None
+        _current.exchange = exchange.outer
 
 
 def note_socket(connection: HTTPConnection) -> None:
     """The limit of this thread, if there is one, applies to the socket of this connection."""
-    exchange = getattr(_current, "exchange", None)
-    if exchange is not None:
+    if exchange := _exchange():
         exchange.socket = connection.sock
+
+
+def seconds_left() -> float:
+    """How long this thread may still take by its limits; -1, as locks have it, for no limit."""
+    exchange = _exchange()
+    return max(0.0, exchange.deadline - time.monotonic()) if exchange else -1
+
+
+def _exchange() -> _Exchange | None:
+    return getattr(_current, "exchange", None)

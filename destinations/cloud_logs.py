@@ -50,7 +50,7 @@ class CloudLogs(Destination):
 
     name = "IBM Cloud Logs"
     endpoint_setting = "CLOUD_LOGS_ENDPOINT"
-    key_setting = "APIKEY, which needs the role Sender on this instance"
+    key_setting = "APIKEY (or the trusted profile), which needs the role Sender on this instance"
     prefix, suffix = b"[", b"]"
     # The API's page says 2 MB, the page of limits 10 MiB.
     request_limit_bytes = 2_000_000

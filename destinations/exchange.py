@@ -9,7 +9,7 @@ import requests
 import urllib3
 
 from connections.pools import session
-from connections.retry import RetryPolicy
+from connections.retry import RetryPolicy, TryAgain
 from connections.time_limit import TooSlow, time_limit
 from destinations.base import Destination
 
@@ -20,14 +20,6 @@ _BROKEN_CONNECTION = (
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
 )
-
-
-class TryAgain(Exception):
-    """One failed attempt; `after` is what the service's Retry-After asked for, in seconds."""
-
-    def __init__(self, what: str, after: float | None = None) -> None:
-        super().__init__(what)
-        self.after = after
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The work of catch-up mode: push everything, pass after pass, then close.
+"""Catch-up mode: the worker's passes and closing, and what is left to the runs with an event.
 
 docs/modes.md draws the states and argues why nothing is lost and what can be sent twice.
 """
@@ -9,21 +9,38 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from bucket.listing import ObjectRef
-from bucket.state import has_settled, seconds_to_settle
-from bucket.state_text import CatchUp, Status
-from push.ledger import Settled
+from bucket.state import Snapshot, StateChanged, StateError, has_settled, seconds_to_settle
+from bucket.state_text import NAMED_FAILURES, CatchUp, Duty, Status, read_catch_up
+from push import worker
+from push.ledger import Settled, Tally
 from push.loop import PushEnded
-from push.worker import Claim, Job
+from push.worker import Claim
 
 log = logging.getLogger("flowlog.worker")
+
+_STATE_TRIES = 10
+_FAILURES_LOGGED = 10
+
+
+class Job(worker.Job, Protocol):
+    """What the mode needs of its run."""
+
+    tally: Tally
+
+    def stat(self, key: str) -> ObjectRef | None:
+        """The object as the store knows it; None where there is nothing to push."""
+
+
+# --- the worker ----------------------------------------------------------------------------------
 
 
 class CatchUpWorker:
     """The one run that pushes everything up to the cutoff."""
 
-    def __init__(self, job: Job, claim: Claim[CatchUp]) -> None:
+    def __init__(self, job: worker.Job, claim: Claim[CatchUp]) -> None:
         self._job = job
         self._claim = claim
 
@@ -99,3 +116,57 @@ class CatchUpWorker:
 
 def _settled_by(now: int, ref: ObjectRef) -> bool:
     return has_settled(ref.last_modified, now)
+
+
+# --- runs with an event --------------------------------------------------------------------------
+
+
+def push_unless_the_workers(job: Job, key: str, state: CatchUp, snapshot: Snapshot) -> CatchUp:
+    """Push the event's object unless it is the worker's; what STATE says afterwards."""
+    cutoff = state.cutoff_at(snapshot)
+    if (state.mark, cutoff) == (None, None) or (ref := job.stat(key)) is None:
+        return state
+    match state.duty(ref, cutoff):
+        case Duty.PUSH:
+            job.push([ref])
+            if job.tally.objects and key in state.failed:
+                return strike_out(job, key) or state
+        case Duty.WORKER:
+            log.info("the worker pushes this object, in its turn: %s", key)
+        case Duty.PASSED:
+            log.info(
+                "the worker has come past this object; it is not pushed again: %s. If its lines"
+                " are missing, push it with `test_flowlog_to_logdna.py --key` or in FLOWLOG_MODE"
+                " simple",
+                key,
+            )
+    return state
+
+
+def strike_out(job: Job, key: str) -> CatchUp | None:
+    """Take an object that was pushed out of the failures in STATE; what STATE says then."""
+    for _ in range(_STATE_TRIES):
+        if (snapshot := job.state.read()) is None:
+            return None
+        state = read_catch_up(snapshot, job.state.key)
+        if key not in state.failed:
+            return state
+        without = state.struck_out(key, snapshot)
+        try:
+            job.state.write(without.content(), snapshot.etag)
+        except StateChanged:
+            continue
+        log.info("pushed, and struck out of the failures of the catch-up: %s", key)
+        return without
+    raise StateError(f"the STATE object {job.state.key!r} keeps changing; nothing is lost")
+
+
+def warn_of_failures(state: CatchUp) -> None:
+    """Say what the catch-up could not deliver."""
+    if state.failed_total:
+        log.warning(
+            "the catch-up could not deliver %d objects; STATE names up to %d of them: %s",
+            state.failed_total,
+            NAMED_FAILURES,
+            ", ".join(state.failed[:_FAILURES_LOGGED]),
+        )

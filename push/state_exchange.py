@@ -67,26 +67,28 @@ class StateExchange:
 
 
 class StatePatience:
-    """Waits between tries, longer each time ("full jitter"), or as the store asks."""
+    """Waits between tries as the policy says, which is the same for all requests of the job."""
 
     def __init__(self, stop: Stop, policy: RetryPolicy) -> None:
+        self._policy = policy
         self._limit = _Limit(stop, policy.seconds)
-        self._wait = policy.first_wait
-        self._longest = policy.longest_wait
+        self._began = time.monotonic()
+        self._tries = 0
 
     def wait(self, unanswered: Unanswered) -> None:
         """Wait before the next try. Raises StateUnavailable once the time is over, and Stopped."""
-        pause = random.uniform(0, self._wait) if unanswered.after is None else unanswered.after
-        self._wait = min(2 * self._wait, self._longest)
-        end = time.monotonic() + pause
-        if self._limit.is_over(at=end):
+        self._tries += 1
+        elapsed = time.monotonic() - self._began
+        pause = self._policy.wait(self._tries, elapsed, unanswered.after, random.random())
+        if pause is None:
             raise StateUnavailable(
                 f"the object store does not answer about STATE: {unanswered};"
                 " look at COS_ENDPOINT and the store's status"
             )
+        end = time.monotonic() + pause
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _POLL_SECONDS))
             self._limit.is_over()
+            time.sleep(min(left, _POLL_SECONDS))
 
 
 class _Limit:
@@ -97,11 +99,11 @@ class _Limit:
         self._end = time.monotonic() + seconds
         self._last: float | None = None
 
-    def is_over(self, at: float | None = None) -> bool:
-        """Whether the time is over, now or at that moment. Raises Stopped."""
+    def is_over(self) -> bool:
+        """Whether the time is over. Raises Stopped."""
         now = time.monotonic()
         if self._stop.requested():
             self._last = now + STOPPING_SECONDS if self._last is None else self._last
             if now >= self._last:
                 raise Stopped
-        return (now if at is None else at) >= self._end
+        return now >= self._end

@@ -60,7 +60,7 @@ class Job(Protocol):
     ) -> Sequence[ObjectRef]:
         """The wanted objects, oldest first; calls `after_page` after each page of the listing."""
 
-    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled) -> None:
+    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled = ...) -> None:
         """Push the objects in their order. Raises PushEnded."""
 
     def send_pending(self) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from connections.iam import Tokens, tokens_for
+from connections.iam import (
+    COMPUTE_RESOURCE_TOKEN,
+    ApiKey,
+    Identity,
+    Tokens,
+    TrustedProfile,
+    tokens_for,
+)
 
 T = TypeVar("T")
 
@@ -60,16 +68,34 @@ class Environment:
         """A base URL without a slash at its end; a host alone gets `https://` before it."""
         url = self.parsed(name, parse_url, default)
         if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            self.warnings.append(f"{name} is not encrypted (http://): keys can be read on the way")
+            self.warn(f"{name} is not encrypted (http://): keys can be read on the way")
         return url
+
+    def warn(self, text: str) -> None:
+        """Something is to be looked at; said once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def fault(self, text: str) -> None:
         """Something is wrong; the text begins with the variable's name."""
         self.faults.append(text)
 
+    def identity(self) -> Identity:
+        """Who the job is to IAM; a fault where nothing says so, or two things do."""
+        name, id_ = self.text("IAM_PROFILE_NAME"), self.text("IAM_PROFILE_ID")
+        if not name and not id_:
+            return ApiKey(self.secret("APIKEY", ", nor is a trusted profile (IAM_PROFILE_NAME)"))
+        if name and id_:
+            self.fault("IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go")
+        setting = "IAM_PROFILE_NAME" if name else "IAM_PROFILE_ID"
+        if self.text("APIKEY"):
+            self.warn(f"APIKEY is not used, since {setting} is set")
+        file = self.text("CR_TOKEN_FILENAME", COMPUTE_RESOURCE_TOKEN)
+        return TrustedProfile(setting, name or id_, Path(file))
+
     def tokens(self) -> Tokens:
         """The IAM tokens of the job; a fault where no credentials are set."""
-        return tokens_for(self.secret("APIKEY"), self.url("IAM_ENDPOINT", IAM_URL))
+        return tokens_for(self.identity(), self.url("IAM_ENDPOINT", IAM_URL))
 
 
 def parse_url(text: str) -> str:

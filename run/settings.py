@@ -194,7 +194,7 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
             env.secret("COS_HMAC_ACCESS_KEY_ID", pair),
             env.secret("COS_HMAC_SECRET_ACCESS_KEY", pair),
         )
-    return IAM(env.secret("APIKEY"), env.secret("COS_CRN"), iam_url)
+    return IAM(env.identity(), env.secret("COS_CRN"), iam_url)
 
 
 def _destination(env: Environment) -> Destination:

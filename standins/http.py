@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any, Self
 
 from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
@@ -35,42 +34,44 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-class Server:
-    """Base of the stand-ins: `answer` says what a request is answered."""
+class Served:
+    """A server that answers, from a thread of its own, inside a `with` block."""
 
-    def __init__(self) -> None:
-        self.script: Script[HTTPRequest] = Script()
-        self.requests: list[HTTPRequest] = []
-        self.connections = 0
-        self.in_flight = self.most_in_flight = self.open_connections = 0
-        self.lock = threading.Lock()
-        self._arrived = threading.Condition(self.lock)
+    def __init__(self, server: HTTPServer) -> None:
+        self._server = server
         self._stopping = threading.Event()
-        self._server = _ThreadingServer(self)
-
-    def answer(self, request: HTTPRequest) -> Answer:
-        """The normal answer."""
-        raise NotImplementedError
 
     @property
     def url(self) -> str:
         """Base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         # The interval is only how soon it notices that it is to stop.
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+class Server(Served):
+    """Base of the stand-ins: `answer` says what a request is answered."""
+
+    def __init__(self) -> None:
+        super().__init__(_ThreadingServer(self))
+        self.script: Script[HTTPRequest] = Script()
+        self.requests: list[HTTPRequest] = []
+        self.connections = 0
+        self.in_flight = self.most_in_flight = self.open_connections = 0
+        self.lock = threading.Lock()
+        self._arrived = threading.Condition(self.lock)
+
+    def answer(self, request: HTTPRequest) -> Answer:
+        """The normal answer."""
+        raise NotImplementedError
 
     def wait_for_requests(self, count: int, seconds: float = 60) -> None:
         """Wait until so many requests have arrived. Raises TimeoutError."""

@@ -1,4 +1,4 @@
-"""A stand-in for IBM Cloud IAM: API keys for bearer tokens."""
+"""A stand-in for IBM Cloud IAM: bearer tokens for API keys and for compute resource tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from standins.faults import Answer
 from standins.http import HTTPRequest, Server
 
 GRANT_APIKEY = "urn:ibm:params:oauth:grant-type:apikey"
+GRANT_CR_TOKEN = "urn:ibm:params:oauth:grant-type:cr-token"
 
 
 class IAM(Server):
@@ -26,6 +27,7 @@ class IAM(Server):
         self._lifetime = lifetime
         self._valid_until: dict[str, float] = {}
         self._refresh: set[str] = set()
+        self._linked: dict[tuple[str, str], str] = {}
 
     def is_valid(self, token: str) -> bool:
         """Whether the token was issued here and has not expired."""
@@ -36,6 +38,14 @@ class IAM(Server):
         """Make every token issued so far an expired one."""
         with self.lock:
             self._valid_until.clear()
+
+    def link(self, profile_name: str, profile_id: str, cr_token: str) -> None:
+        """Let whoever has this compute resource token, and no other, use this trusted profile."""
+        with self.lock:
+            self._linked |= {
+                ("profile_name", profile_name): cr_token,
+                ("profile_id", profile_id): cr_token,
+            }
 
     def answer(self, request: HTTPRequest) -> Answer:
         """A token, or the refusal that IAM gives."""
@@ -50,24 +60,43 @@ class IAM(Server):
         if form.get("grant_type") == GRANT_APIKEY:
             if form.get("apikey") != self._api_key:
                 return _refusal("BXNIM0415E", "Provided API key could not be found.")
+        elif form.get("grant_type") == GRANT_CR_TOKEN:
+            if refusal := self._refuse_profile(form, request):
+                return refusal
+            return self._issue(refreshable=False)
         elif form.get("grant_type") != "refresh_token":
             return _refusal("BXNIM0100E", "Property grant_type is missing or invalid.")
         elif form.get("refresh_token") not in self._refresh:
             return _refusal("BXNIM0408E", "Provided refresh_token is invalid.")
         return self._issue()
 
-    def _issue(self) -> Answer:
+    def _refuse_profile(self, form: dict[str, str], request: HTTPRequest) -> Answer | None:
+        """What IAM says to a wrong exchange of a compute resource token; None to a right one."""
+        if "authorization" in request.headers:
+            return _refusal("BXNIM0513E", "This exchange takes no client credentials.")
+        given = form.keys() - {"grant_type", "response_type", "cr_token"}
+        if len(given) != 1 or not given <= {"profile_name", "profile_id"}:
+            return _refusal("BXNIM0102E", "Exactly one of profile_name and profile_id is needed.")
+        (field,) = given
+        with self.lock:
+            linked = self._linked.get((field, form[field]))
+        if linked is None or form.get("cr_token") != linked:
+            return _refusal("BXNIM0433E", "The compute resource is not linked to this profile.")
+        return None
+
+    def _issue(self, *, refreshable: bool = True) -> Answer:
         token, refresh = (
             f"iam-access-{secrets.token_hex(24)}",
             f"iam-refresh-{secrets.token_hex(24)}",
         )
         with self.lock:
             self.issued += [token, refresh]
-            self._refresh.add(refresh)
+            if refreshable:
+                self._refresh.add(refresh)
             self._valid_until[token] = time.monotonic() + self._lifetime
         body = {
             "access_token": token,
-            "refresh_token": refresh,
+            **({"refresh_token": refresh} if refreshable else {}),
             "token_type": "Bearer",
             "expires_in": self._lifetime,
             "expiration": int(time.time()) + self._lifetime,

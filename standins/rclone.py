@@ -10,7 +10,6 @@ import sysconfig
 import threading
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 START_SECONDS = 60
@@ -62,12 +61,7 @@ class Rclone:
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(timeout=10)
 

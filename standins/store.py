@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
-from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import parse_qs
 
@@ -19,7 +18,7 @@ from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
-from standins.http import reset
+from standins.http import Served, reset
 from standins.iam import IAM
 
 ACCOUNT = "123456789012"
@@ -41,7 +40,7 @@ class S3Request:
     arrived: float = field(default_factory=time.monotonic)
 
 
-class Store:
+class Store(Served):
     """A bucket server; `iam` says which tokens it accepts (None: any credentials at all).
 
     `clock_offset`, in seconds, is added to its clock: the `Date` of every answer, and the time that
@@ -49,6 +48,10 @@ class Store:
     """
 
     def __init__(self, iam: IAM | None = None) -> None:
+        server = make_server("127.0.0.1", 0, self._gate, threaded=True, request_handler=_Handler)
+        server.daemon_threads = True  # type: ignore[attr-defined]
+        server.store = self  # type: ignore[attr-defined]
+        super().__init__(server)
         self.script: Script[S3Request] = Script()
         self.requests: list[S3Request] = []
         self.clock_offset = 0
@@ -58,32 +61,10 @@ class Store:
         self._moto = create_backend_app("s3")
         # Moto looks at a precondition and then writes; the real service does both at once.
         self._write_lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._server = make_server(
-            "127.0.0.1", 0, self._gate, threaded=True, request_handler=_Handler
-        )
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-        self._server.store = self  # type: ignore[attr-defined]
-
-    @property
-    def url(self) -> str:
-        """Base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._backend.reset()
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
+        return super().__enter__()
 
     # --- straight to what moto holds, without HTTP -----------------------------------------------
 

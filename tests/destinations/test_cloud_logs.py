@@ -54,7 +54,10 @@ def test_what_must_be_set() -> None:
     assert (destination.application, destination.subsystem) == ("vpc-flow-logs", "")
     assert "the-api-key" not in repr(destination)
     assert "CLOUD_LOGS_ENDPOINT is not set" in faults({**SETTINGS, "CLOUD_LOGS_ENDPOINT": ""})
-    assert faults({**SETTINGS, "APIKEY": ""}) == "APIKEY is not set"
+    assert (
+        faults({**SETTINGS, "APIKEY": ""})
+        == "APIKEY is not set, nor is a trusted profile (IAM_PROFILE_NAME)"
+    )
     assert "LOG_DESTINATION must be one of" in faults({**SETTINGS, "LOG_DESTINATION": "syslog"})
     for name in ("CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM"):
         assert name in faults({**SETTINGS, name: "x" * 101})
@@ -64,7 +67,10 @@ def test_what_must_be_set() -> None:
 def test_hmac_for_the_bucket_still_needs_the_api_key_for_the_token() -> None:
     hmac = {name: value for name, value in HMAC_WAY.items() if not name.startswith("LOGDNA")}
     cloud = {name: SETTINGS[name] for name in ("LOG_DESTINATION", "CLOUD_LOGS_ENDPOINT")}
-    assert faults({**hmac, **cloud}) == "APIKEY is not set"
+    assert (
+        faults({**hmac, **cloud})
+        == "APIKEY is not set, nor is a trusted profile (IAM_PROFILE_NAME)"
+    )
     read_settings({**hmac, **cloud, "APIKEY": "k"})
 
 

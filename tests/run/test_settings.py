@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 import lib
 from bucket.listing import ALWAYS, ObjectRef, Period
 from bucket.store import HMAC
-from connections.iam import IAM
+from connections.iam import COMPUTE_RESOURCE_TOKEN, IAM, ApiKey, TrustedProfile
 from run.environment import parse_url
 from run.event import parse_event
 from run.report import SafeFormatter
@@ -45,7 +46,7 @@ def test_what_existing_deployments_set_is_enough() -> None:
     settings = read_settings({**IAM_WAY, "KEY_FIRST_LOGGED": "first", "LOG": "debug"})
     assert settings.endpoint == "https://s3.us-south.cloud-object-storage.appdomain.cloud"
     assert settings.credentials == IAM(
-        "the-api-key", IAM_WAY["COS_CRN"], "https://iam.cloud.ibm.com"
+        ApiKey("the-api-key"), IAM_WAY["COS_CRN"], "https://iam.cloud.ibm.com"
     )
     assert settings.destination.url == "https://logs.us-south.logging.cloud.ibm.com"
     assert (settings.mode, settings.state_key, settings.prefix) == (
@@ -55,6 +56,23 @@ def test_what_existing_deployments_set_is_enough() -> None:
     )
     assert settings.shard == lib.Shard(0, 1)
     assert settings.event is None
+
+
+@pytest.mark.parametrize("setting", ["IAM_PROFILE_NAME", "IAM_PROFILE_ID"])
+def test_a_trusted_profile_stands_in_for_the_api_key(setting: str) -> None:
+    settings = read_settings({**IAM_WAY, "APIKEY": "", setting: "flowlog"})
+    profile = TrustedProfile(setting, "flowlog", Path(COMPUTE_RESOURCE_TOKEN))
+    assert settings.credentials == IAM(profile, IAM_WAY["COS_CRN"], "https://iam.cloud.ibm.com")
+    assert settings.warnings == ()
+    both = read_settings({**IAM_WAY, setting: "flowlog", "CR_TOKEN_FILENAME": "/a/token"})
+    assert isinstance(both.credentials, IAM)
+    assert both.credentials.identity == TrustedProfile(setting, "flowlog", Path("/a/token"))
+    assert both.warnings == (f"APIKEY is not used, since {setting} is set",)
+
+
+def test_a_trusted_profile_has_one_name() -> None:
+    text = faults({**IAM_WAY, "APIKEY": "", "IAM_PROFILE_NAME": "a", "IAM_PROFILE_ID": "b"})
+    assert text == "IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go"
 
 
 @pytest.mark.parametrize(

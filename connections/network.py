@@ -1,0 +1,105 @@
+"""Which proxy and which certificates hold: worked out once, for every connection."""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from requests.certs import where
+from requests.utils import prepend_scheme_if_needed, select_proxy, should_bypass_proxies
+from urllib3.util.ssl_ import create_urllib3_context
+
+CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""The first one that is set counts: a file, or a directory of certificates named by their hashes
+(as `openssl rehash` names them). Where none is set, it is the list that `certifi` carries."""
+
+_PROXY_SETTINGS = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "all": "ALL_PROXY"}
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The way to the services. `ca` is a file or a directory; proxies by the scheme they are for.
+
+    A proxy's URL can hold a password.
+    """
+
+    ca: Path
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    no_proxy: str = ""
+
+    def proxies_for(self, url: str) -> dict[str, str]:
+        """The proxies for requests to this URL, as `requests` takes them; none for a direct one."""
+        if should_bypass_proxies(url, self.no_proxy) or not select_proxy(url, self.proxies):
+            return {}
+        return dict(self.proxies)
+
+    def context(self) -> ssl.SSLContext:
+        """A TLS context that trusts `ca` alone. Raises OSError."""
+        made = create_urllib3_context()
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.check_hostname = True
+        if self.ca.is_dir():
+            made.load_verify_locations(capath=self.ca)
+        else:
+            made.load_verify_locations(cafile=self.ca)
+        return made
+
+
+def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
+    """The network by these variables, and what is wrong with them, each by its name."""
+    faults: list[str] = []
+    ca, setting = Path(where()), ""
+    for name in reversed(CA_SETTINGS):
+        if value := environ.get(name, "").strip():
+            ca, setting = Path(value), name
+    if setting and (why := _unusable(ca)):
+        faults.append(f"{setting} names a file or directory of certificates that {why}")
+    proxies = {}
+    for scheme, name in _PROXY_SETTINGS.items():
+        if proxy := _variable(environ, name):
+            proxies[scheme] = prepend_scheme_if_needed(proxy, "http")
+            if not _is_proxy(proxies[scheme]):
+                faults.append(f"{name} is not the http(s) URL of a proxy")
+    return Network(ca, proxies, _variable(environ, "NO_PROXY")), faults
+
+
+def _variable(environ: Mapping[str, str], name: str) -> str:
+    """These variables are spelled in lower case as well, which wins (as in `requests`)."""
+    return (environ.get(name.lower(), "") or environ.get(name, "")).strip()
+
+
+def _unusable(ca: Path) -> str | None:
+    if ca.is_dir():
+        return None if any(ca.iterdir()) else "is empty"
+    if not ca.is_file():
+        return "does not exist"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
+    except OSError:
+        return "can't be read as certificates in PEM"
+    return None
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+@functools.cache
+def network() -> Network:
+    """The network of this process, by its environment."""
+    return read_network(os.environ)[0]
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """The TLS context of all connections: reading the list takes longer than a connection does."""
+    return network().context()

@@ -1,0 +1,1 @@
+"""How the job gets into an IBM Cloud account."""
