@@ -11,6 +11,7 @@ import enum
 import functools
 import logging
 import secrets
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,7 +230,7 @@ class Job:
         listing = Listing()
         for page in self._reader.pages(self.scope.prefix):
             for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                if self.scope.holds(ref.key) and wanted(ref):
                     listing.append(ref)
             after_page()
         listing.sort()
@@ -360,15 +361,15 @@ def _remember(job: Job, pushed: Remembered) -> None:
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
+    first = CatchUp.beginning(job.scope.period, time.time())
     snapshot = job.state.read()
-    if snapshot:
-        state = read_catch_up(snapshot, job.scope.state_key)
-        if event:
-            state = push_unless_the_workers(job, event.key, state, snapshot)
-        warn_of_failures(state)
-        if event and (state.status is Status.FINISHED or job.tally.failed_total):
-            return
-    if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
+    state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
+    if event:
+        state = push_unless_the_workers(job, event.key, state, snapshot)
+    warn_of_failures(state)
+    if event and (state.status is Status.FINISHED or job.tally.failed_total):
+        return
+    if held := claim(job, first, read_catch_up, snapshot):
         CatchUpWorker(job, held).run()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from bucket.listing import ObjectRef
+from bucket.listing import ObjectRef, Period
 from bucket.marks import Marks, Place, beginning_at
 from bucket.state import LEASE_SECONDS, Snapshot, StateUnreadable, latest_time_before
 
@@ -179,6 +179,24 @@ class CatchUp(Work):
     cutoff: int | None = None
     failed_total: int = 0
     failed: tuple[str, ...] = ()
+
+    @classmethod
+    def beginning(cls, period: Period, now: float) -> CatchUp:
+        """STATE of a first run, which pushes the objects of this period.
+
+        One that has ended by now is its cutoff from the start: what comes later is the events'.
+        """
+        until = period.until
+        return cls(
+            worker=None,
+            mark=None if period.since is None else (period.since, ""),
+            cutoff=until - 1 if until is not None and until <= now else None,
+        )
+
+    def is_left(self, ref: HasTime) -> bool:
+        """Whether the object is the worker's, as far as is known, and still to be pushed."""
+        in_time = self.cutoff is None or ref.last_modified <= self.cutoff
+        return in_time and not self.has_passed(ref)
 
     def content(self) -> bytes:
         """The text of STATE."""

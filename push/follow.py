@@ -6,7 +6,6 @@ docs/modes.md draws the states and argues why nothing is lost and what can be se
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from bucket.listing import ObjectRef
 from bucket.state import has_settled, settled_until
 from bucket.state_text import MOST_PARKED, Following
 from push import worker
+from push.lag import Lag
 from push.ledger import Settled, Tally
 from push.loop import PushEnded
 from push.worker import Claim
@@ -50,8 +50,9 @@ class Follower:
         self._job = job
         self._claim = claim
         self._until = until
-        self._now, self._looked = 0, 0.0
-        """The store's clock as it was last looked at, and when that was by this run's own."""
+        self._lag = Lag(job.tally)
+        self._now = 0
+        """The store's clock as it was last looked at."""
         self._has_read = False
         self._unread: list[ObjectRef] = []
         """What could not be read, as long as nothing else could: the mark stays before it."""
@@ -66,7 +67,8 @@ class Follower:
             self._tell_lag([])
 
     def _look_at_clock(self) -> None:
-        self._now, self._looked = self._claim.look().date, time.monotonic()
+        self._now = self._claim.look().date
+        self._lag.looked(self._now)
 
     def _try_parked(self) -> None:
         """Objects that earlier runs could not read come first."""
@@ -186,8 +188,5 @@ class Follower:
             self._claim.state = self._claim.state.without_parked(one.key)
 
     def _tell_lag(self, not_pushed: Sequence[ObjectRef]) -> None:
-        """The age of the oldest object that is not pushed, by the store's clock."""
-        times = [ref.last_modified for ref in (*not_pushed, *self._unread)]
-        times += [one.last_modified for one in self._claim.state.parked]
-        now = self._now + round(time.monotonic() - self._looked)
-        self._job.tally.lag_seconds = max(0, now - min(times)) if times else 0
+        parked = (one.ref for one in self._claim.state.parked)
+        self._lag.tell([*not_pushed, *self._unread, *parked])
