@@ -15,6 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 import requests
 
 from connections.iam import Tokens
+from destinations.answers import Meaning
 
 T = TypeVar("T")
 
@@ -53,40 +54,6 @@ class Source:
     interface_id: str = ""
 
 
-# --- what an answer means ------------------------------------------------------------------------
-
-
-class Verdict(enum.Enum):
-    """What an HTTP status of the service means for the batch it answers."""
-
-    DELIVERED = "delivered"
-    RETRY = "retry"
-    SPLIT = "split"
-    REFUSED = "refused"
-    KEY_REJECTED = "key rejected"
-
-
-def verdict(status: int) -> Verdict:
-    """The meaning of `status`; contract, section 5."""
-    if 200 <= status < 300:
-        return Verdict.DELIVERED
-    if status == 429 or 500 <= status < 600:
-        return Verdict.RETRY
-    if status in (401, 403):
-        return Verdict.KEY_REJECTED
-    if status == 413:
-        return Verdict.SPLIT
-    return Verdict.REFUSED
-
-
-def fault_of_lines(status: int) -> bool:
-    """Whether a refusal is the fault of the lines.
-
-    Others, such as 404 or a redirect, mean that the service is not at this address.
-    """
-    return status in (400, 413, 422)
-
-
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -102,14 +69,6 @@ class ServiceUnavailable(DeliveryError):
     """The service gave no usable answer for as long as it may be tried."""
 
 
-class BatchRefused(DeliveryError):
-    """The service does not want this batch; `permanent` where that is the fault of its lines."""
-
-    def __init__(self, what: str, *, permanent: bool = False) -> None:
-        super().__init__(what)
-        self.permanent = permanent
-
-
 class LineTooLong(DeliveryError):
     """A single line does not fit into one request."""
 
@@ -118,17 +77,26 @@ class LineTooLong(DeliveryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a batch, by object: lines accepted, and why the others were not.
+class Failure:
+    """Why lines of an object were not delivered.
 
-    `fatal` is set where the failure will meet every other batch too; `permanent` where the failed
-    lines would be refused again by a service that is well and correctly set up.
+    `permanent` where a service that is well and correctly set up would refuse them again.
+    """
+
+    reason: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a batch, by object: how many lines were accepted, and why others were not.
+
+    `ended_by` is the error that will meet every other batch too, if there was one.
     """
 
     accepted: Counter[int]
-    failed: dict[int, str] = field(default_factory=dict)
-    fatal: DeliveryError | None = None
-    permanent: bool = False
+    failed: dict[int, Failure] = field(default_factory=dict)
+    ended_by: DeliveryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +180,10 @@ class Destination(ABC):
 
         Raises what `requests` raises, and DeliveryError.
         """
+
+    @abstractmethod
+    def meaning(self, status: int, text: bytes, lines: int) -> Meaning:
+        """What an answer to a request of so many lines means; see `destinations/answers.py`."""
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request has other credentials than the rejected ones."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from destinations.base import Destination, LineTooLong
+
+BATCH_LINES = 10_000
+"""Far more than a request usually holds. The answer may have a status for each of them, and is read
+up to 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +49,26 @@ class Batch:
             counts[owner] += end - first
         return counts
 
+    def owner_of(self, index: int) -> int:
+        """The owner of one line."""
+        return self.owners[bisect_right(self.firsts, index) - 1]
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """A batch of some of the lines; `indices` ascend."""
+        lines = [self.content[self.ends[i - 1] + 1 if i else 0 : self.ends[i]] for i in indices]
+        owners, firsts = list[int](), list[int]()
+        for position, index in enumerate(indices):
+            owner = self.owner_of(index)
+            if not owners or owners[-1] != owner:
+                owners.append(owner)
+                firsts.append(position)
+        # Each line but the first has a comma before it.
+        ends = accumulate((len(line) + 1 for line in lines), initial=-1)
+        return Batch(b",".join(lines), array("I", [*ends][1:]), tuple(owners), tuple(firsts))
+
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches that together are this one, in the same order."""
-        middle = len(self) // 2
+        """Two batches that together are this one, in the same order; it has two lines at least."""
+        middle = self._middle()
         cut = self.ends[middle - 1]
         run = bisect_right(self.firsts, middle - 1)
         other = bisect_right(self.firsts, middle)
@@ -59,9 +82,15 @@ class Batch:
             ),
         )
 
+    def _middle(self) -> int:
+        """Where to halve: between two objects if that is near, since objects fail as a whole."""
+        half, quarter = len(self) // 2, len(self) // 4
+        near = min(self.firsts, key=lambda first: abs(first - half))
+        return near if abs(near - half) <= quarter and near else half
+
 
 class Packer:
-    """Packs rendered lines into batches of at most `limit` bytes."""
+    """Packs rendered lines into batches of at most `limit` bytes and BATCH_LINES lines."""
 
     def __init__(self, destination: Destination, limit: int) -> None:
         self._destination = destination
@@ -83,7 +112,8 @@ class Packer:
         Raises LineTooLong for a line that is over the service's limit for a whole request.
         """
         full = None
-        if len(self._content) + 1 + len(element) > self._limit:
+        room = self._limit - len(self._content) - 1
+        if len(element) > room or len(self._ends) >= BATCH_LINES:
             limit = self._destination.request_limit_bytes
             if self._around + len(element) > limit:
                 raise LineTooLong(

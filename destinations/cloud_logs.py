@@ -13,6 +13,7 @@ import requests
 from requests.auth import AuthBase
 
 from connections.iam import TokenError, Tokens
+from destinations import answers
 from destinations.base import Destination, KeyRejected, Line, LongLine, Source, Variables
 
 APPLICATION = "vpc-flow-logs"
@@ -106,6 +107,10 @@ class CloudLogs(Destination):
             # A redirect would carry the token to a host nobody named.
             allow_redirects=False,
         )
+
+    def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
+        """What an answer to a request of so many lines means."""
+        return answers.cloud_logs(status, text, lines)
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request has another token than the rejected one."""

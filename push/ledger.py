@@ -83,8 +83,8 @@ class Ledger:
             # A failed object settles without waiting for its other batches.
             if entry := self._objects.get(number):
                 entry.accepted += count
-        for number, error in receipt.failed.items():
-            self.fail(number, error, permanent=receipt.permanent)
+        for number, failure in receipt.failed.items():
+            self.fail(number, failure.reason, permanent=failure.permanent)
 
     def settled(self) -> Iterator[Settled]:
         """Take out the settled objects, as far as no older one is open before them."""

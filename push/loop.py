@@ -115,7 +115,7 @@ class Pusher:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
-        reason = early or late or (self._delivery.fatal and str(self._delivery.fatal))
+        reason = early or late or (self._delivery.ended_by and str(self._delivery.ended_by))
         if push.not_begun:
             self._tally.not_begun = push.not_begun
             self._tally.not_begun_reason = reason or ""
@@ -128,8 +128,8 @@ class Pusher:
             self._begin(push, ref, body)
             push.settle_and_tell(self._delivery.receipts(wait=len(push.ledger) > OPEN_OBJECTS))
             broken_reads.check(body)
-            if self._delivery.fatal:
-                raise PushEnded(str(self._delivery.fatal))
+            if self._delivery.ended_by:
+                raise PushEnded(str(self._delivery.ended_by))
 
     def _begin(self, push: _Push, ref: ObjectRef, body: Body | ObjectError) -> None:
         """Hand over all lines of one object for delivery."""

@@ -127,6 +127,7 @@ def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) ->
         "failed": failed,
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
+        "remarks": traffic.remarks if traffic else 0,
         "lag_seconds": tally.lag_seconds,
         "seconds": round(seconds, 3),
         "version": VERSION,

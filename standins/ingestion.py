@@ -7,6 +7,7 @@ import binascii
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,7 +31,8 @@ class Refused(Exception):
 class LogService(Server):
     """Base of the log services; `received` holds the lines one accepted, in order.
 
-    `body_limit` in bytes, uncompressed.
+    `body_limit` in bytes, uncompressed. `refusal` says of the text of a line whether a request with
+    it is refused as a whole, and with which status; `accepted` is what others are answered.
     """
 
     text_field: str
@@ -40,6 +42,7 @@ class LogService(Server):
         super().__init__()
         self.received: list[dict[str, Any]] = []
         self.refusals: list[str] = []
+        self.refusal: Callable[[str], int | None] = lambda text: None
         self._body_limit = body_limit
 
     @property
@@ -52,13 +55,23 @@ class LogService(Server):
         """Accept the lines, or say why not."""
         try:
             lines = self._check(request)
+            self._check_lines(lines)
         except Refused as refused:
             with self.lock:
                 self.refusals.append(str(refused))
             return Answer(refused.status, body=json.dumps({"error": str(refused)}).encode())
+        return self._take(lines)
+
+    def _take(self, lines: list[dict[str, Any]]) -> Answer:
         with self.lock:
             self.received += lines
         return self.accepted
+
+    def _check_lines(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            status = self.refusal(compact(line[self.text_field]))
+            if status is not None:
+                raise Refused(status, "a line is not acceptable")
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
         """The lines of a request. Raises Refused."""
@@ -81,7 +94,11 @@ def compact(text: object) -> str:
 
 
 class Ingestion(LogService):
-    """`POST /logs/ingest` of LogDNA."""
+    """`POST /logs/ingest` of LogDNA.
+
+    `line_status` gives each line a status of its own, by its text; where not all are 200 the answer
+    is a 207 with the list of them (Mezmo docs, "Send Log Lines").
+    """
 
     text_field = "line"
     accepted = Answer(
@@ -90,7 +107,16 @@ class Ingestion(LogService):
 
     def __init__(self, key: str, body_limit: int = BODY_LIMIT_BYTES) -> None:
         super().__init__(body_limit)
+        self.line_status: Callable[[str], int] = lambda text: 200
         self._key = key
+
+    def _take(self, lines: list[dict[str, Any]]) -> Answer:
+        statuses = [self.line_status(line["line"]) for line in lines]
+        taken = [line for line, status in zip(lines, statuses, strict=True) if status < 300]
+        answer = super()._take(taken)
+        if len(taken) == len(lines):
+            return answer
+        return Answer(207, answer.headers, json.dumps({"status": statuses}).encode())
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
         parts = urlsplit(request.target)

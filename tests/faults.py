@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
-from standins.flowlogs import FlowLogObject, flow_log_objects
+from standins.flowlogs import FlowLogObject, expected_lines, flow_log_objects
 from standins.http import HTTPRequest
+from standins.ingestion import Ingestion
 from standins.store import SLOW_DOWN, S3Request, s3_error
 from tests.harness import BUCKET, PREFIX, Place
 
@@ -24,7 +25,9 @@ BATCH = "one request"
 """A connection that dies after the service took a request is the one source of repeated lines."""
 
 DESTINATIONS = ("logdna", "cloud-logs")
+NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs"}
 REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
+ERROR = Answer(200, body=b'{"status":"error","error":"try later"}')
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 """A single answer may then take two seconds."""
 
@@ -38,7 +41,9 @@ def patience(faults: Iterable[Fault | None]) -> dict[str, str]:
 class Row:
     """One fault. `arrange` sets it up and returns further settings.
 
-    `failed` numbers the objects that are named as not delivered, or is ALL or NONE.
+    `failed` numbers the objects that are named as not delivered, or is ALL or NONE; `missing`
+    counts the flows that do not arrive, where it is not all flows of these objects; `remarks` is
+    that of the summary.
     """
 
     fault: str
@@ -51,6 +56,8 @@ class Row:
     rows: int = 5
     destinations: tuple[str, ...] = DESTINATIONS
     limits: tuple[tuple[str, int], ...] = ()
+    missing: int | None = None
+    remarks: int = 0
 
     def named(self, objects: Sequence[FlowLogObject]) -> set[str]:
         """The keys that are named as not delivered."""
@@ -110,27 +117,92 @@ def past_date(place: Place, _: Sequence[FlowLogObject]) -> None:
     place.ingestion.script.next([Answer(429, {"Retry-After": at})])
 
 
+def refused(
+    status: int, *lines: tuple[int, int]
+) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Requests with one of these lines (object, row) are refused as a whole."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        bad = {texts_of(objects[number])[row] for number, row in lines}
+        place.ingestion.refusal = lambda text: status if text in bad else None
+
+    return arrange
+
+
 def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The request that holds a line of the second object alone is refused."""
-
-    def rule(request: HTTPRequest) -> Fault | None:
-        body = request.body
-        if request.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        return Answer(400) if objects[1].key.encode() in body else None
-
-    place.ingestion.script.rule(rule)
+    """Requests with a line of the second object are refused as a whole."""
+    key = objects[1].key
+    place.ingestion.refusal = lambda text: 400 if key in text else None
 
 
-def revoked(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The token of the first request has expired when it arrives."""
+def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """One in so many lines is answered with this status when it comes for the first time."""
 
-    def rule(_: HTTPRequest) -> Fault | None:
-        if len(place.ingestion.requests) == 1:
-            place.iam.revoke_all()
-        return None
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        texts = [text for item in objects for text in texts_of(item)]
+        left = set(texts[::every])
 
-    place.ingestion.script.rule(rule)
+        def line_status(text: str) -> int:
+            if text not in left:
+                return 200
+            left.remove(text)
+            return status
+
+        logdna(place).line_status = line_status
+
+    return arrange
+
+
+def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """These lines (object, row) have this status in a 207, whenever they come."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        bad = {texts_of(objects[number])[row] for number, row in lines}
+        logdna(place).line_status = lambda text: status if text in bad else 200
+
+    return arrange
+
+
+def logdna(place: Place) -> Ingestion:
+    """The log service, which is LogDNA's here."""
+    assert isinstance(place.ingestion, Ingestion)
+    return place.ingestion
+
+
+def texts_of(item: FlowLogObject) -> list[str]:
+    """The lines of an object, in their order."""
+    return list(expected_lines(item.document, item.key))
+
+
+def both(
+    *arrangements: Callable[[Place, Sequence[FlowLogObject]], object],
+) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """One thing and the other."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        for each in arrangements:
+            each(place, objects)
+
+    return arrange
+
+
+def in_words(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The service takes the lines and says something that nobody has documented."""
+    place.ingestion.accepted = Answer(200, body=b"not all logs were accepted")
+
+
+def revoked_at(number: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """The token has expired when this request arrives."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
+        def rule(_: HTTPRequest) -> Fault | None:
+            if len(place.ingestion.requests) == number:
+                place.iam.revoke_all()
+            return None
+
+        place.ingestion.script.rule(rule)
+
+    return arrange
 
 
 LOG_SERVICE = [
@@ -149,15 +221,51 @@ LOG_SERVICE = [
     Row("an answer that never comes", answers(Silence()), "it gave no answer in time"),
     Row("an answer that drips, byte by byte", answers(Drip(0.2)),
         "it gave no whole answer in time", repeated=BATCH),
-    Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), "summary",
-        repeated="not received"),
+    *(
+        Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
+            repeated="not received", remarks=remarks, destinations=(destination,))
+        for destination, says, remarks in (("logdna", "summary", 0), ("cloud-logs", "<html>", 1))
+    ),
     Row("a redirect", always(REDIRECT),
         "refused the lines (307)", 1, ALL),
     Row("401 in the middle of a run", one_by_one(always(Answer(401), after=1)),
         "rejected the key (401)", 1, "some", rows=MANY_ROWS),
-    Row("a token that expires in the middle of a run", revoked, "its token had expired",
+    Row("a token that expires in the middle of a run", revoked_at(1), "its token had expired",
         destinations=("cloud-logs",)),
-    Row("400 for one request", one_refused, "refused the lines (400)", 1, "some", rows=MANY_ROWS),
+    *(
+        Row(f"{status} because of one line", refused(status, (1, 3)),
+            f"refused the lines ({status})", 1, (1,), missing=1)
+        for status in (400, 422)
+    ),
+    Row("400 because of one object", one_refused, "a line is not acceptable", 1, (1,),
+        rows=MANY_ROWS),
+    Row("400 for all that comes", always(Answer(400)), "refused the lines (400)", 1, ALL),
+    Row("a token that expires while a request is split",
+        both(refused(400, (1, 3)), revoked_at(4)), "its token had expired", 1, (1,), missing=1,
+        destinations=("cloud-logs",)),
+    Row("503 while a request is split",
+        both(refused(400, (1, 3)), answers(None, None, Answer(503), Reset())), "it answered 503", 1,
+        (1,), missing=1),
+    Row("408 and 425, twice each", answers(*[Answer(408), Answer(425)] * 2), "it answered 425"),
+    Row("207: one line in three is not taken at first", not_at_first(500, every=3),
+        "it did not take 7 of 20 (500)", destinations=("logdna",)),
+    Row("207: two lines are refused", never(400, (0, 2), (2, 4)), "refused the lines (400)", 1,
+        (0, 2), missing=2, destinations=("logdna",)),
+    Row("207: one line is never taken", impatient(never(500, (1, 1))),
+        "it did not take 1 of 1 (500)", 1, (1,), missing=1, destinations=("logdna",)),
+    Row("207, and 503 when its lines are sent again",
+        both(not_at_first(429, every=3), answers(None, Answer(503), Reset())), "it answered 503",
+        destinations=("logdna",)),
+    Row("207 while a request is split", both(refused(400, (1, 3)), not_at_first(500, every=3)),
+        "(500)", 1, (1,), missing=1, destinations=("logdna",)),
+    Row("207 that does not fit the lines", answers(Answer(207, body=b'{"status":[200]}')),
+        "does not say which lines it took", destinations=("logdna",)),
+    Row("200 that reports an error, once", answers(ERROR), "with an error: try later",
+        destinations=("logdna",)),
+    Row("200 that reports an error, always", impatient(always(ERROR)), "with an error: try later",
+        1, ALL, destinations=("logdna",)),
+    Row("200 that says in words that not all was accepted", in_words, "not all logs were accepted",
+        destinations=("cloud-logs",), remarks=1),
     Row("413: requests are too large", lambda place, _: None, "summary",
         limits=(("body_limit", 10_000),)),
     Row("413: even a single line is too large", lambda place, _: None, "refused the lines (413)", 1,
@@ -392,6 +500,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     """What is in the bucket, what arrives, what doesn't (all of it named), what arrives twice."""
     flows = row.rows * OBJECTS
     missing = row.rows * len(row.failed) if isinstance(row.failed, tuple) else 0
+    missing = missing if row.missing is None else row.missing
     missing += row.rows * len(row.skipped)
     received, lost = f"{flows - missing:,}", f"{missing:,}" if missing else "0"
     if row.failed == "some":
@@ -399,7 +508,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     elif row.failed == ALL or (row.code and row.failed == NONE):
         received, lost = "0", f"{flows:,}"
     twice = "one request" if row.repeated == BATCH else "0"
-    note = "" if len(row.destinations) > 1 else " (Cloud Logs)"
+    note = "" if len(row.destinations) > 1 else f" ({NAMES[row.destinations[0]]})"
     return (row.fault + note, f"{flows:,}", received, lost, twice, str(row.code), f"`{row.says}`")
 
 

@@ -63,6 +63,11 @@ def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: R
         assert failed == row.named(items)
     assert result.summary["failed_total"] == len(failed)
     assert result.summary["skipped"] == len(skipped)
+    assert result.summary["remarks"] == row.remarks
+    if row.repeated == NONE:
+        assert result.summary["lines_delivered"] == received.total(), "lines are counted exactly"
+    if row.missing is not None:
+        assert received.total() == lines_of(*items).total() - row.missing
     for item in items:
         expected = lines_of(item)
         if item.key in failed | skipped or row.repeated == "not received":

@@ -87,6 +87,7 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "failed": [],
         "failed_total": 0,
         "skipped": 0,
+        "remarks": 0,
         "lag_seconds": None,
         "seconds": result.summary["seconds"],
         "version": VERSION,

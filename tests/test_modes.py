@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bucket.store import CONCURRENCY
 from standins.faults import Answer, Reset, Silence
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
@@ -580,7 +581,221 @@ def test_an_object_that_no_try_can_deliver_is_passed_and_remembered(
     assert state(place)["failed"] == [objects[3].key]
     again = run_worker(place)
     assert again.code == 0
+    assert "WARNING the catch-up could not deliver 1 objects" in again.log
     assert objects[3].key in again.log
+
+
+def of_state(request: S3Request) -> bool:
+    return request.key == STATE and request.operation in ("GET", "PUT")
+
+
+def test_a_checkpoint_without_an_answer_is_found_in_state(place: Place) -> None:
+    """It was carried out; whoever asks again is told to come later."""
+    objects = list(flow_log_objects(60, 10))
+    put_in_order(place, objects)
+    asked: list[str] = []
+
+    def lose(request: S3Request) -> Reset | Answer | None:
+        if not of_state(request) or "LIST" not in place.store.operations():
+            return None
+        asked.append(request.operation)
+        if len(asked) == 1:
+            return Reset(accept=True)
+        return s3_error(503, "SlowDown") if len(asked) < 4 else None
+
+    place.store.script.rule(lose)
+    result = run_worker(place, checkpoint=0)
+    assert result.code == 0, result.log
+    assert asked[:4] == ["PUT", "GET", "GET", "GET"], "it reads STATE until it knows"
+    assert state(place)["status"] == "finished"
+    assert place.received() == lines_of(*objects)
+
+
+def test_a_conflict_is_no_refusal(place: Place, objects: list[FlowLogObject]) -> None:
+    put_in_order(place, objects)
+    conflicts = iter(range(4))
+
+    def refuse(request: S3Request) -> Answer | None:
+        if request.operation != "PUT" or next(conflicts, None) is None:
+            return None
+        return s3_error(409, "ConditionalRequestConflict")
+
+    place.store.script.rule(refuse)
+    result = run_worker(place)
+    assert result.code == 0, result.log
+    assert state(place)["status"] == "finished"
+    assert place.received() == lines_of(*objects)
+
+
+def test_a_retry_of_the_same_job_run_goes_on_at_once(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    """STATE was created, and nothing was heard of it any more."""
+    put_in_order(place, objects)
+    created: list[S3Request] = []
+
+    def lose(request: S3Request) -> Reset | Answer | None:
+        if request.operation == "PUT" and "if-none-match" in request.headers:
+            created.append(request)
+            return Reset(accept=True)
+        return s3_error(503, "SlowDown") if created else None
+
+    place.store.script.rule(lose)
+    first = run_worker(place, CE_JOBRUN="flowlog-x1", FLOWLOG_RETRY_SECONDS="1")
+    assert first.code == 1, first.log
+    assert "does not answer about STATE" in first.log
+    assert "Writer" not in first.log
+    assert state(place)["worker"] == "flowlog-x1"
+    place.store.script.rule(None)
+    another = run_worker(place, CE_JOBRUN="flowlog-x2")
+    assert another.code == 0, another.log
+    assert "worker flowlog-x1 is at work" in another.log
+    retry = run_worker(place, CE_JOBRUN="flowlog-x1", JOB_INDEX_RETRY_COUNT="1")
+    assert retry.code == 0, retry.log
+    assert state(place)["status"] == "finished"
+    assert place.received() == lines_of(*objects)
+
+
+@pytest.mark.parametrize("written_anew", [True, False])
+def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_struck_out(
+    place: Place, objects: list[FlowLogObject], written_anew: bool
+) -> None:
+    put_in_order(place, objects)
+    for item in objects[3:5]:
+        place.store.put(BUCKET, item.key, b"damaged", BEGIN)
+    assert run_worker(place).code == 1
+    assert sorted(state(place)["failed"]) == sorted(item.key for item in objects[3:5])
+    repaired = objects[3]
+    place.store.put(BUCKET, repaired.key, repaired.body, None if written_anew else BEGIN)
+    result = run_worker(place, CE_DATA=event(repaired.key))
+    assert result.code == 0, result.log
+    assert "WARNING the catch-up could not deliver 1 objects" in result.log
+    assert (state(place)["failed"], state(place)["failed_total"]) == ([objects[4].key], 1)
+    assert place.received() == lines_of(*(objects[:4] + objects[5:]))
+    again = run_worker(place, CE_DATA=event(objects[0].key))
+    assert again.code == 0, again.log
+    assert "the worker has come past this object" in again.log
+    assert "could not deliver 1 objects" in again.log
+    assert place.received() == lines_of(*(objects[:4] + objects[5:]))
+
+
+def test_a_failure_is_pushed_while_the_worker_works_and_it_takes_that_in(place: Place) -> None:
+    """The event's run writes STATE as well; the worker knows its own claim there."""
+    objects = list(flow_log_objects(40, 4))
+    put_in_order(place, objects)
+    place.store.put(BUCKET, objects[0].key, b"damaged", BEGIN)
+    repaired: list[Any] = []
+
+    def repair(request: S3Request) -> None:
+        """Once STATE names the failure, before the last pass."""
+        if request.operation != "LIST" or repaired:
+            return
+        content = place.store.get(BUCKET, STATE)
+        if content and json.loads(content)["failed"]:
+            place.store.put(BUCKET, objects[0].key, objects[0].body, BEGIN)
+            repaired.append(None)
+            repaired.append(run_worker(place, CE_DATA=event(objects[0].key)))
+
+    place.store.script.rule(repair)
+    result = run_worker(place, checkpoint=0)
+    assert repaired[1].code == 0, repaired[1].log
+    assert "struck out" in repaired[1].log
+    assert result.code == 1, "one of its objects has failed"
+    assert "stopped" not in result.log
+    assert (state(place)["status"], state(place)["failed"]) == ("finished", [])
+    assert place.received() == lines_of(*objects)
+
+
+def test_the_cutoff_stays_what_the_first_write_of_closing_made_it(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects)
+
+    def no_more_reads(request: S3Request) -> Answer | None:
+        content = place.store.get(BUCKET, STATE) or b""
+        return s3_error(503, "SlowDown") if b'"closing"' in content and of_state(request) else None
+
+    place.store.script.rule(no_more_reads)
+    result = run_worker(place, FLOWLOG_RETRY_SECONDS="1")
+    assert result.code == 1, result.log
+    place.store.script.rule(None)
+    assert (state(place)["status"], state(place)["cutoff"]) == ("closing", None)
+    written = place.store.written(BUCKET, STATE)
+    later = datetime.fromtimestamp(written + 1, UTC)
+    item = objects[0]
+    place.store.put(BUCKET, item.key + "x", item.body, later)
+    # Its event comes while the worker is taken for alive; it pushes what lies past the cutoff.
+    by_event = run_worker(place, CE_DATA=event(item.key + "x"))
+    assert by_event.code == 0, by_event.log
+    place.store.clock_offset = 901
+    assert run_worker(place).code == 0
+    assert state(place)["cutoff"] == written
+    assert place.received().total() == lines_of(*objects, item).total()
+
+
+def test_sigterm_releases_state_although_reads_of_objects_hang(place: Place) -> None:
+    """More of them than the job has threads for."""
+    objects = list(flow_log_objects(140, 4))
+    put_in_order(place, objects)
+    silent = {item.key for item in objects[100:]}
+    hanging: list[S3Request] = []
+
+    def hang(request: S3Request) -> Silence | None:
+        if request.key not in silent:
+            return None
+        hanging.append(request)
+        return Silence()
+
+    place.store.script.rule(hang)
+    worker = start_worker(place)
+    while len(hanging) < CONCURRENCY:
+        assert worker.poll() is None
+        time.sleep(0.01)
+    worker.send_signal(signal.SIGTERM)
+    stopped = finish(worker)
+    assert stopped.code == 143, stopped.log
+    let_go = state(place)
+    assert (let_go["status"], let_go["worker"]) == ("working", None)
+    # No more than twice as many objects as there are threads are read ahead.
+    assert let_go["mark"][1] in [item.key for item in objects[100 - CONCURRENCY : 100]]
+    place.store.script.rule(None)
+    assert run_worker(place).code == 0
+    assert place.received() == lines_of(*objects)
+
+
+def test_a_token_that_is_revoked_before_a_checkpoint_is_renewed(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects)
+    revoked: list[S3Request] = []
+
+    def revoke(request: S3Request) -> None:
+        if request.operation == "PUT" and "LIST" in place.store.operations() and not revoked:
+            revoked.append(request)
+            place.iam.revoke_all()
+
+    place.store.script.rule(revoke)
+    result = run_worker(place, checkpoint=0)
+    assert result.code == 0, result.log
+    assert revoked and state(place)["status"] == "finished"
+    assert place.received() == lines_of(*objects)
+
+
+def test_a_worker_that_waits_for_the_log_service_shows_signs_of_life(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects[:1])
+    place.ingestion.script.always(Answer(503, {"Retry-After": "100"}))
+    worker = start_worker(place, checkpoint=0.05)
+    place.ingestion.wait_for_requests(1)
+    before = state(place)["sequence"]
+    while state(place)["sequence"] < before + 5:
+        assert worker.poll() is None
+        time.sleep(0.01)
+    assert len(place.ingestion.requests) == 1, "it is still waiting"
+    worker.send_signal(signal.SIGTERM)
+    assert finish(worker).code == 143
+    assert (state(place)["worker"], state(place)["mark"]) == (None, None)
 
 
 def test_many_runs_at_once_make_one_worker(place: Place, objects: list[FlowLogObject]) -> None:

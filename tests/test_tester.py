@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import pty
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import test_flowlog_to_logdna as tester
+from bucket.state_text import CatchUp, Status
 from run.settings import DESTINATIONS, read_settings
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from tests.canary import assert_no_secret
@@ -69,6 +71,28 @@ def test_all_objects(either: Place, objects: list[FlowLogObject], tmp_path: Path
     result = run(either, tmp_path, "--all")
     assert result.code == 0, result.log
     assert either.received() == lines_of(*objects)
+
+
+@pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
+def test_what_a_person_names_is_pushed_whatever_the_mode(
+    place: Place, objects: list[FlowLogObject], tmp_path: Path, mode: str
+) -> None:
+    """And nothing is remembered of it, except that it is no failure of a catch-up any more."""
+    put_in_order(place, objects)
+    finished = CatchUp(
+        worker=None, status=Status.FINISHED, mark=(10**10, "z"), cutoff=10**10,
+        failed_total=2, failed=(objects[2].key, "another"),
+    )  # fmt: skip
+    if mode == "catch-up":
+        place.store.put(BUCKET, "first_logged", finished.content())
+    result = run(place, tmp_path, "--key", objects[2].key, FLOWLOG_MODE=mode)
+    assert result.code == 0, result.log
+    assert place.received() == lines_of(objects[2])
+    content = place.store.get(BUCKET, "first_logged")
+    if mode == "catch-up":
+        assert content and json.loads(content)["failed"] == ["another"]
+    else:
+        assert content is None
 
 
 @pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])

@@ -80,6 +80,7 @@ class World:
         self.stall_next_push = False
         self.machine = 0.0
         self.faults: list[str] = []
+        self.faults_after_closing: list[str] = []
         self.late_writes: list[tuple[bytes, str | None]] = []
         self._cutoff: int | None = None
 
@@ -125,6 +126,7 @@ class World:
             return
         if self._cutoff is None:
             assert self.state is not None
+            self.faults += self.faults_after_closing
             self._cutoff = self.state.last_modified + CLOCK_SKEW_SECONDS
             assert now["cutoff"] in (None, self._cutoff)
         else:
@@ -498,7 +500,7 @@ class Protocol(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.refuse_next_push = self.world.stall_next_push = False
-        self.world.faults = []
+        self.world.faults, self.world.faults_after_closing = [], []
         try:
             self.settle()
             self.check()
@@ -523,11 +525,13 @@ class CatchUpProtocol(Protocol):
     mode = "catch-up"
 
     @precondition(lambda self: self.world.state is None and not self.runs)
-    @rule(key=st.integers(100, 120))
-    def upload_without_event(self, key: int) -> None:
+    @rule(key=st.integers(100, 120), damaged=st.booleans())
+    def upload_without_event(self, key: int, damaged: bool) -> None:
         """Older than the subscription."""
         if f"{key}" not in self.world.uploads:
             self.world.upload(f"{key}", 0)
+            if damaged:
+                self.world.damaged.add(f"{key}")
 
     @precondition(lambda self: len(self.runs) < 4)
     @rule(lag=st.integers(0, 2))
@@ -535,10 +539,25 @@ class CatchUpProtocol(Protocol):
         self.start(None, lag)
 
     @precondition(lambda self: self.runs)
-    @rule()
-    def the_service_lets_a_worker_wait(self) -> None:
-        """For longer than the lease, which it must keep."""
+    @rule(tries=st.integers(1, 2 * STATE_TRIES))
+    def the_store_does_not_answer_after_closing(self, tries: int) -> None:
+        """So the worker may not learn what the cutoff is."""
+        self.world.faults_after_closing = ["conflict"] * tries
+
+    @precondition(lambda self: 0 < len(self.runs) < 4)
+    @rule(which=st.integers(0, 3), lag=st.integers(0, 2))
+    def the_service_lets_a_worker_wait(self, which: int, lag: int) -> None:
+        """For longer than the lease, which it must keep; then another run comes."""
         self.world.stall_next_push = True
+        run, until = self.runs[which % len(self.runs)].run, self.world.clock + LEASE_SECONDS + 100
+        for _ in range(200):
+            if not run.alive or self.world.clock > until:
+                break
+            self.world.clock = max(self.world.clock, run.wake_at)
+            run.step()
+        self.clear_away()
+        self.start(None, lag)
+        self.step_however_long_it_takes(len(self.runs) - 1, 12)
 
     @precondition(lambda self: self.world.uploads)
     @rule(which=st.integers(0, 99))
