@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from standins.demo import services
 from standins.living import LEASE_SECONDS, Living
+from standins.place import services
 
 STEPS = 12
 KILLED_AT = (1, 5, 9)
@@ -52,9 +52,10 @@ def main() -> None:
         print(f"An hour of {interfaces} interfaces that write an object every five minutes")
         an_hour(living)
         doubled = living.doubled()
-        print(f"{living.written.total()} rows written, {living.received.total()} received")
-        print(f"{living.lost()} lost, {doubled.total()} came twice,", end=" ")
-        print(f"{len(doubled.keys() - living.by_killed)} of these not sent by a killed run before")
+        received = len(place.ingestion.texts)
+        print(f"{living.rows_written} rows written, {received} lines received")
+        print(f"{living.lost()} lost, {len(doubled)} came twice or more,", end=" ")
+        print(f"{len(doubled - living.by_killed)} of these not sent by a killed run before")
         print(f"exit codes: {dict(living.exits)}")
         # The first one looks for late objects, the second one need not.
         hourly, quiet = (requests_of_a_tick(living, seconds) for seconds in (3600, 300))
