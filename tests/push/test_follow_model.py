@@ -22,7 +22,7 @@ from bucket.marks import Marks
 from bucket.state import CLOCK_SKEW_SECONDS, LEASE_SECONDS, SETTLING_SECONDS, has_settled
 from push import follow, survey
 from push.ledger import Settled, Tally
-from tests.bucket.keyspace import KeySpace, hour_of
+from standins.keyspace import KeySpace, hour_of, in_order
 from tests.lockstep import Run
 from tests.push.test_protocol_model import (
     PROFILE,
@@ -83,7 +83,7 @@ class FollowBucket(Bucket):
     def page(self, request: PageRequest) -> Page:
         def listed() -> Page:
             refs = [ObjectRef(*upload.place) for upload in self._world.visible()]
-            return KeySpace(refs).page(request)
+            return KeySpace(in_order(refs)).page(request)
 
         return self._run.request(listed)
 
