@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -96,6 +96,20 @@ class Reader:
         """The future's result, waited for as `_wait_until_done` does."""
         self._wait_until_done(future)
         return future.result()
+
+    def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """`function(*arguments)`, as one of several calls that go on at the same time."""
+        return self._pool.submit(function, *arguments)
+
+    def first(self, calls: Collection[Future[T]]) -> set[Future[T]]:
+        """Those of these calls that end first. Raises Stopped."""
+        while True:
+            if self._stop.requested():
+                raise Stopped
+            self.on_wait()
+            done = wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
+            if done:
+                return done
 
     def _wait_until_done(
         self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
