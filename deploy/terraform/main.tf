@@ -22,7 +22,9 @@ locals {
     LOGDNA_ENDPOINT = var.logdna_endpoint
   }
 
-  secrets = local.cloud_logs ? {} : { LOGDNA_INGESTION_KEY = var.logdna_ingestion_key }
+  secrets = local.cloud_logs ? {} : {
+    LOGDNA_INGESTION_KEY = var.logdna_ingestion_key
+  }
 
   own_state = var.state_bucket == null ? {} : { FLOWLOG_STATE_BUCKET = var.state_bucket }
 
