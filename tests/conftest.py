@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.harness import Place, services
+
+# A slow machine is no fault of the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture
@@ -15,7 +20,7 @@ def place() -> Iterator[Place]:
         yield fresh
 
 
-@pytest.fixture(params=["logdna", "cloud-logs"])
+@pytest.fixture(params=["logdna", "cloud-logs", "otlp"])
 def either(request: pytest.FixtureRequest) -> Iterator[Place]:
     """The same with each of the destinations."""
     with services(request.param) as fresh:

@@ -187,8 +187,9 @@ variable "settings" {
   validation {
     condition = alltrue([
       for name in keys(var.settings) : contains([
-        "CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM", "FLOWLOG_CONCURRENCY",
-        "FLOWLOG_RETRY_SECONDS", "FLOWLOG_SINCE", "IAM_ENDPOINT", "KEY_FIRST_LOGGED", "LOG",
+        "CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM", "FLOWLOG_CONCURRENCY", "FLOWLOG_FIELDS",
+        "FLOWLOG_RETRY_SECONDS", "FLOWLOG_SINCE", "FLOWLOG_WHERE", "IAM_ENDPOINT",
+        "KEY_FIRST_LOGGED", "LOG",
       ], name)
     ])
     error_message = "This holds a name that is no setting of the job, or that has a variable of its own."
