@@ -134,10 +134,10 @@ class Lines:
         fields, key = self.flow_log.fields, self.key
         added = {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
         captured = fields.get("capture_end_time")
-        wanted = self.selection.tester(fields, added)
+        wanted = self.selection.where and self.selection.where.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
-            if not wanted(entry, row):
+            if wanted and not wanted(entry, row):
                 self.filtered += 1
                 continue
             head, own, tail = parts(entry, row)

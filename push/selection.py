@@ -131,10 +131,6 @@ class Selection:
                     self._met |= names
             yield entry
 
-    def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
-        """Tests the entries of an object, whose lines have these fields around the entry's own."""
-        return self.where.tester(fields, added) if self.where else lambda *_: True
-
     def renderer(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
         """Renders the entries of an object, whose lines have these fields around the entry's own.
 
@@ -202,13 +198,17 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
     tail = _tail({name: shared[name] for name in after})
     apart = bool(between) and shared.keys().isdisjoint(between)
     get = _getter(between)
+    # One for all flows, since making a dictionary costs more time than filling it anew.
+    own: dict[str, Any] = {}
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
         if apart and (not fields or fields.keys().isdisjoint(entry)):
             try:
-                return head, render(dict(zip(between, get(entry), strict=True)))[1:-1], tail
+                own.update(zip(between, get(entry), strict=True))
             except KeyError:
                 pass  # a flow without one of the fields
+            else:
+                return head, render(own)[1:-1], tail
         values = {**fields, **entry, **added}
         return b"", render({name: values[name] for name in names if name in values}), b""
 
