@@ -13,11 +13,13 @@ from bucket.errors import StoreError
 from bucket.state import StateError
 from bucket.store import Store
 from connections.stop import Stop, Stopped
+from connections.unforeseen import describe
 from logdna_synchronous import Delivery
 from push.ledger import Tally
 from push.loop import OnProgress, PushEnded
+from run.masking import Mask, secrets_of
 from run.report import SUMMARY, LoggedProgress, log_failures, start_logging, summary
-from run.settings import Settings, Unusable, log_level_of, mode_of, read_settings, secrets_of
+from run.settings import Settings, Unusable, log_level_of, mode_of, read_settings
 
 log = logging.getLogger("flowlog")
 
@@ -54,31 +56,43 @@ def run(
     *,
     delivery: Callable[[Settings, Stop], Delivery] = open_delivery,
     on_progress: OnProgress | None = None,
+    named: bool = False,
 ) -> int:
-    """Do one run with this environment; its exit code. The last line logged is the summary."""
+    """Do one run with this environment; its exit code. The last line logged is the summary.
+
+    `named` says that a person has named the object, so that it is pushed whatever the mode.
+    """
     started = time.monotonic()
-    start_logging(log_level_of(environ), secrets_of(environ))
-    tally, opened = Tally(), None
+    secrets = secrets_of(environ)
+    start_logging(log_level_of(environ), secrets)
+    tally, settings, opened, stop = Tally(), None, None, stop or Stop()
     try:
         settings = read_settings(environ)
+        opened = delivery(settings, stop)
+        mode = lib.push_named(settings.mode) if named else lib.MODES[settings.mode]
+        show = on_progress or LoggedProgress()
+        code = _run_mode(settings, mode, stop, opened, tally, show)
     except Unusable as unusable:
         for fault in unusable.faults:
             log.error("%s", fault)
         log.error("nothing was sent: correct the settings named above")
         code = UNUSABLE
-    else:
-        stop = stop or Stop()
-        opened = delivery(settings, stop)
-        code = _run_mode(settings, stop, opened, tally, on_progress or LoggedProgress())
+    except Exception as error:
+        # Before any object was looked for.
+        why, code = describe(error), NOT_DELIVERED
+        log.error("nothing was sent: %s", why)
+        if settings:
+            _name_undelivered(settings, tally, why)
     log_failures(tally)
     traffic = opened.traffic if opened else None
     seconds = time.monotonic() - started
-    log.log(SUMMARY, "%s", summary(mode_of(environ), tally, traffic, seconds))
+    log.log(SUMMARY, "%s", summary(mode_of(environ), tally, traffic, seconds, Mask(secrets)))
     return code
 
 
 def _run_mode(
     settings: Settings,
+    mode: lib.Mode,
     stop: Stop,
     delivery: Delivery,
     tally: Tally,
@@ -87,47 +101,63 @@ def _run_mode(
     for warning in settings.warnings:
         log.warning("%s", warning)
     scope = lib.Scope(
-        settings.prefix, settings.state_key, settings.shard, settings.period, settings.selection
+        settings.prefix,
+        settings.state_key,
+        settings.shard,
+        settings.period,
+        settings.selection,
+        settings.job_run,
     )
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
         tally.skipped += 1
         return OK
     log.info("mode %s, bucket %s at %s", settings.mode, settings.bucket, settings.endpoint)
-    broken = False
+    broken = True
     try:
-        store = Store(
-            settings.endpoint,
-            settings.credentials,
-            settings.bucket,
-            settings.concurrency,
-            settings.retry.answer_seconds,
-        )
+        store = open_store(settings, stop)
         job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:
-            lib.MODES[settings.mode](job, settings.event)
+            mode(job, settings.event)
         finally:
             job.close()
+        return exit_code(tally, stop, broken=False)
     except PushEnded as ended:
         # What was not delivered is in the tally, and is named from there.
         log.debug("the push ended early: %s", ended)
+        why, broken = str(ended), False
     except Stopped:
-        log.warning("the run was told to stop")
+        why = "the run was told to stop"
+        log.warning("%s", why)
     except (StoreError, StateError) as error:
-        log.error("%s", error)
-        _name_event(settings.event, tally, str(error))
-        broken = True
+        why = str(error)
+        log.error("%s", why)
     except Exception as error:
-        log.error("a fault of this program, please report it: %s: %s", type(error).__name__, error)
-        log.debug("where it happened", exc_info=True)
-        broken = True
+        # What meets one object alone is that object's failure; see `Pusher`.
+        why = describe(error)
+        log.error("%s", why)
+    _name_undelivered(settings, tally, why)
     return exit_code(tally, stop, broken=broken)
 
 
-def _name_event(event: lib.Event | None, tally: Tally, why: str) -> None:
-    """Name the event's object where the run ended before it came to it."""
-    if event and not (tally.objects or tally.skipped or tally.failed_total):
-        tally.failed.append(event.key, why)
+def open_store(settings: Settings, stop: Stop) -> Store:
+    """The bucket of a run."""
+    return Store(settings.location, settings.retry, settings.concurrency, stop.pause)
+
+
+def _name_undelivered(settings: Settings, tally: Tally, why: str) -> None:
+    """Name what a run that ended early was for, where it ended before it came to any object."""
+    if tally.objects or tally.skipped or tally.failed_total:
+        return
+    if settings.event:
+        tally.failed.append(settings.event.key, why)
+    else:
+        log.error(
+            "not delivered: what the bucket %s holds under %s; which objects these are is not"
+            " known, since the run ended before the first one",
+            settings.bucket,
+            settings.prefix,
+        )
 
 
 def main() -> None:

@@ -10,62 +10,48 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-import zlib
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 
-from bucket.errors import ObjectError, ObjectGone
+from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.interfaces import Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
-from bucket.state import (
+from bucket.marks import beginning_at
+from bucket.shard import Shard
+from bucket.state import StateError, StateObject
+from bucket.state_text import (
     CatchUp,
-    Remembered,
-    Replaced,
-    StateError,
-    StateObject,
+    Following,
     Status,
-    cutoff,
     read_catch_up,
-    read_remembered,
-    worker_is_gone,
+    read_following,
 )
-from bucket.store import Store
+from bucket.store import Store, decoded
 from connections.stop import Stop
+from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.decoder import FlowLog, decode
+from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
+from push.decoder import FlowLog, Unreadable, decode
+from push.encoder import render
+from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
-from push.reader import InterruptibleState, Reader
+from push.reader import Reader
+from push.remember import memory_of, remember_pushed
 from push.selection import OBJECT, Selection
-from push.worker import Worker
+from push.state_exchange import StateExchange
+from push.survey import Survey
+from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
 
-_STATE_TRIES = 10
-_RACE_SECONDS = 0.5
-
 
 # --- which objects, in what order ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One of `count` shares of all keys."""
-
-    index: int = 0
-    count: int = 1
-
-    def holds(self, key: str) -> bool:
-        """Whether `key` belongs to this share.
-
-        Depends on nothing but the key, so that instances that list at different moments agree. By
-        a checksum that adds: the keys of an interface count up and so take turns, which is more
-        even than the chance of a better hash.
-        """
-        return self.count == 1 or zlib.adler32(key.encode()) % self.count == self.index
 
 
 class Operation(enum.Enum):
@@ -94,6 +80,7 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
+    job_run: str = ""  # the same in all its tries; empty where it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -103,9 +90,11 @@ class Scope:
         """Why this event asks for nothing, or None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        if event.key == self.state_key:
+        # Some stores' events bear the key percent-encoded once more than it is.
+        keys = {event.key, decoded(event.key) or event.key}
+        if self.state_key in keys:
             return "this is the STATE object, not a flow log"
-        if not event.key.startswith(self.prefix):
+        if not any(key.startswith(self.prefix) for key in keys):
             return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
@@ -113,6 +102,9 @@ class Scope:
 
 
 # --- what a line holds ---------------------------------------------------------------------------
+
+REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
+"""Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
 
 
 @dataclass(slots=True)
@@ -127,26 +119,33 @@ class Lines:
 
     @property
     def source(self) -> Source:
-        """Where the flows come from."""
-        return source_of(self.flow_log)
+        """Where the flows come from, and what their lines have in common."""
+        shared = self.selection.shared(self.flow_log.fields, self._added())
+        return replace(source_of(self.flow_log), fields=shared)
+
+    def _added(self) -> dict[str, str]:
+        digest = sha256(self.key.encode()).hexdigest()
+        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
     def __iter__(self) -> Iterator[Line]:
-        fields, key = self.flow_log.fields, self.key
-        added = {"_app": APP, "key": key, OBJECT: sha256(key.encode()).hexdigest()[:16]}
+        fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
-        wanted = self.selection.where and self.selection.where.tester(fields, added)
+        if len(self.flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
+            raise Unreadable("too large: what is repeated in every line takes too much in all")
+        wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
-            if wanted and not wanted(entry, row):
+            if not wanted(entry, row):
                 self.filtered += 1
                 continue
-            head, own, tail = parts(entry, row)
+            head, own, tail, values = parts(entry, row)
             yield Line(
                 own,
                 milliseconds(entry.get("end_time") or captured),
                 entry.get("action") == "rejected",
                 head,
                 tail,
+                values,
             )
 
 
@@ -162,12 +161,17 @@ def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
 
 def source_of(flow_log: FlowLog) -> Source:
     """What the object says of where its flows come from."""
-    vpc, interface = (flow_log.fields.get(name) for name in ("vpc_crn", "network_interface_id"))
-    return Source(
-        # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
-        vpc.rpartition(":")[2] if isinstance(vpc, str) else "",
-        interface if isinstance(interface, str) else "",
-    )
+    # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
+    vpc_id = _label(flow_log.fields.get("vpc_crn")).rpartition(":")[2]
+    interface_id = _label(flow_log.fields.get("network_interface_id"))
+    # IBM Cloud docs, VPC, "Viewing flow log objects".
+    incomplete = flow_log.fields.get("state") == "skip data"
+    return Source(vpc_id, interface_id, incomplete)
+
+
+def _label(value: object) -> str:
+    """A text that UTF-8 can hold: a lone surrogate, which JSON can escape, becomes a `?`."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def milliseconds(text: object) -> int | None:
@@ -176,15 +180,7 @@ def milliseconds(text: object) -> int | None:
 
 
 # The flows of an object end in the same few hundred seconds.
-@functools.lru_cache(maxsize=1024)
-def _milliseconds(text: str) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return None
+_milliseconds = functools.lru_cache(maxsize=1024)(iso_milliseconds)
 
 
 # --- what the modes share ------------------------------------------------------------------------
@@ -204,8 +200,10 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
+        self.job_run = scope.job_run or secrets.token_hex(4)
         self._reader = Reader(store, stop)
-        self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
+        self._exchange = StateExchange(store, stop, store.policy)
+        self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
         self._pusher = Pusher(
             self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
@@ -218,16 +216,52 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
+        Where the listing breaks off, what it had by then is named as not begun. Raises StoreError,
+        Stopped.
+        """
+        listing, empty = Listing(), True
+        try:
+            for page in self._reader.pages(self.scope.prefix):
+                for ref in page:
+                    empty = False
+                    if self.scope.holds(ref.key) and wanted(ref):
+                        listing.append(ref)
+                after_page()
+        except StateError:
+            raise
+        except Exception as error:
+            listing.sort()
+            self.tally.not_begun = listing
+            self.tally.not_begun_reason = f"the listing broke off: {str(error) or 'stopped'}"
+            raise
+        listing.sort()
+        if empty:
+            self._look_beside_prefix()
+        return listing
+
+    def _look_beside_prefix(self) -> None:
+        """Warn where the bucket holds keys, but none that starts with the prefix."""
+        try:
+            page = next(self._reader.pages(""), [])
+        except StoreError:
+            return  # perhaps the role ends at the prefix
+        others = [ref.key for ref in page if ref.size and ref.key != self.scope.state_key]
+        if others:
+            text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
+            log.warning(text, self.scope.prefix, others[0])
+
+    def newest(
+        self,
+        begin: int | None,
+        wanted: Callable[[ObjectRef], bool],
+        after_page: Callable[[], None],
+    ) -> Listing:
+        """The wanted flow logs, oldest first; of interfaces, those of the hour of `begin` or later.
+
         Raises StoreError, Stopped.
         """
-        listing = Listing()
-        for page in self._reader.pages(self.scope.prefix):
-            for ref in page:
-                if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
-                    listing.append(ref)
-            after_page()
-        listing.sort()
-        return listing
+        survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
+        return survey.listed(Walk(self.scope.prefix, begin), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
@@ -242,6 +276,13 @@ class Job:
         except ObjectError as error:
             self.tally.failed.append(key, str(error))
         return None
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service.
+
+        Not while it waits for STATE: the call may be an exchange about STATE itself.
+        """
+        self._reader.on_wait = self._delivery.on_wait = call
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
@@ -262,6 +303,7 @@ class Job:
         """Queued reads and requests are cancelled; fields that no flow had are warned about."""
         self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
+        self._exchange.close()
         self._delivery.close()
 
 
@@ -273,7 +315,7 @@ def simple(job: Job, event: Event | None) -> None:
     if event:
         job.push([ObjectRef(0, event.key)])
     else:
-        _push_all(job, job.listed())
+        _push_all(job, job.listed(job.scope.period.holds))
 
 
 def _push_all(job: Job, refs: Listing) -> None:
@@ -284,9 +326,11 @@ def _push_all(job: Job, refs: Listing) -> None:
 
 def remember(job: Job, event: Event | None) -> None:
     """Event: push the object, and remember the oldest one. No event: push what is older."""
-    memory = _memory(job)
+    memory = memory_of(job, job.scope.prefix)
     if event is None:
-        _push_all(job, job.listed(lambda ref: memory is None or memory.wants(ref)))
+        period = job.scope.period
+        wanted = job.listed(lambda ref: period.holds(ref) and (not memory or memory.wants(ref)))
+        _push_all(job, wanted)
         return
     ref = job.stat(event.key)
     if ref is None:
@@ -295,102 +339,48 @@ def remember(job: Job, event: Event | None) -> None:
         job.state.check_preconditions(job.state.read())
     job.push([ref])
     if job.tally.objects:
-        _remember(job, Remembered(ref.last_modified, ref.key))
-
-
-def _memory(job: Job) -> Remembered | None:
-    """What STATE remembers, if there is one."""
-    snapshot = job.state.read()
-    if snapshot is None:
-        return None
-    memory = read_remembered(snapshot, job.scope.state_key, job.scope.prefix)
-    if not memory.bare:
-        return memory
-    if ref := job.stat(memory.key):
-        return replace(memory, last_modified=ref.last_modified)
-    log.warning(
-        "STATE %r holds a bare key whose object is gone: taking the time of STATE for it,"
-        " so objects that events have pushed just before may be sent again",
-        job.scope.state_key,
-    )
-    return memory
-
-
-def _remember(job: Job, pushed: Remembered) -> None:
-    """Let STATE name the object, unless it names an older one."""
-    for _ in range(_STATE_TRIES):
-        snapshot, memory = job.state.read(), _memory(job)
-        if memory and memory.older_than(pushed):
-            return
-        try:
-            job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except Replaced:
-            continue
-        return
-    raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
+        remember_pushed(job, job.scope.prefix, ref)
 
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
-    own = event
-    for _ in range(_STATE_TRIES):
-        snapshot = job.state.read()
-        if snapshot is None:
-            job.state.check_preconditions(None)
-            worker = Worker.start(job)
-        else:
-            state = read_catch_up(snapshot, job.scope.state_key)
-            divide = cutoff(state, snapshot)
-            if own and divide is not None:
-                _push_if_newer(job, own, divide)
-                if job.tally.failed_total:
-                    return
-                own = None
-            if state.status is Status.FINISHED or not worker_is_gone(state, snapshot):
-                _say_state(state, event)
-                return
-            job.state.check_preconditions(snapshot)
-            worker = Worker.take_over(job, state, snapshot)
-        if worker:
-            worker.run()
-            return
-        # Another run was faster: look again what there is to do.
-        job.pause(_RACE_SECONDS)
-    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
-
-
-def _push_if_newer(job: Job, event: Event, divide: int) -> None:
-    """Push the event's object unless it is the worker's."""
-    ref = job.stat(event.key)
-    if ref and ref.last_modified > divide:
-        job.push([ref])
-    elif ref:
-        log.info("the worker has pushed this object, or will: %s", event.key)
-
-
-def _say_state(state: CatchUp, event: Event | None) -> None:
-    if state.status is not Status.FINISHED:
-        log.info("worker %s is at work; it pushes everything up to its closing", state.worker)
-    elif event is None:
-        log.info("nothing to do: the catch-up has finished; delete STATE to start over")
-    if state.failed_total:
-        log.warning(
-            "the catch-up could not deliver %d objects, among them: %s",
-            state.failed_total,
-            ", ".join(state.failed),
-        )
+    first = CatchUp.beginning(job.scope.period, time.time())
+    snapshot = job.state.read()
+    state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
+    if event:
+        state = push_unless_the_workers(job, event.key, state, snapshot)
+    warn_of_failures(state)
+    if event and (state.status is Status.FINISHED or job.tally.failed_total):
+        return
+    if held := claim(job, first, read_catch_up, snapshot):
+        CatchUpWorker(job, held).run()
 
 
 def follow(job: Job, event: Event | None) -> None:
-    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    """A timer's run pushes what is past the mark, and lets go; events have nothing to do."""
     if event:
         log.info("nothing to do for %s: the timer's runs find it", event.key)
         job.tally.skipped += 1
         return
-    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+    first = Following.beginning(beginning_at(job.scope.period.since))
+    if held := claim(job, first, read_following, job.state.read()):
+        Follower(job, held, job.scope.period.until).run()
 
 
-MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
+def push_named(mode: str) -> Mode:
+    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+
+    def push(job: Job, event: Event | None) -> None:
+        simple(job, event)
+        if mode == "catch-up" and event and job.tally.objects:
+            strike_out(job, event.key)
+
+    return push
+
+
+Mode = Callable[[Job, Event | None], None]
+
+MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,

@@ -8,30 +8,33 @@ It is no automatic test; those are in tests/.
 from __future__ import annotations
 
 import argparse
-import configparser
 import json
+import os
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import flowlog
 import lib
 from bucket.errors import ObjectError, StoreError
 from bucket.listing import ObjectRef
-from bucket.store import Store
-from connections.stop import Stop
+from connections.stop import Stop, Stopped
 from destinations.base import Added, Line, Receipt, Source
 from logdna_synchronous import Delivery
 from push.loop import OnProgress, Progress
+from push.reader import Reader
 from run import settings as job_settings
+from run.ini import read_ini
+from run.masking import secrets_of
 from run.report import start_logging
 
 
 class Unusable(Exception):
-    """The ini file can't be used; the text says why."""
+    """There is nothing to test with; the text says why."""
 
 
 class DryRun(Delivery):
@@ -40,28 +43,22 @@ class DryRun(Delivery):
     def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
         """Print the lines and acknowledge them."""
         count = 0
-        for line in lines:
-            print(line.text.decode())
-            count += 1
+        with nobody_reading_ends():
+            for line in lines:
+                # As they would be sent, whatever encoding the terminal has.
+                sys.stdout.buffer.write(line.text + b"\n")
+                count += 1
         self._receipts.append(Receipt(Counter({owner: count})))
         return Added(count)
 
 
-def read_ini(path: Path) -> dict[str, str]:
-    """Section `[env]` of the file, names in upper case. Raises Unusable."""
-    # No interpolation: a key may hold a percent sign.
-    ini = configparser.ConfigParser(interpolation=None)
+@contextmanager
+def nobody_reading_ends() -> Iterator[None]:
+    """Ends the process quietly where nobody reads its output any more, as behind `| head`."""
     try:
-        ini.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"can't read {path}: {error}") from None
-    except configparser.Error as error:
-        # Its full text repeats the line, and with it perhaps a key.
-        where = f", line {line}" if (line := getattr(error, "lineno", None)) else ""
-        raise Unusable(f"{path}{where} is not in ini format ({type(error).__name__})") from None
-    if not ini.has_section("env"):
-        raise Unusable(f"{path} has no section [env]; see test.ini.example")
-    return {name.upper(): value for name, value in ini["env"].items()}
+        yield
+    except BrokenPipeError:
+        os._exit(128 + signal.SIGPIPE)
 
 
 INSIDE_ONLY = {
@@ -79,18 +76,25 @@ def reachable_from_desk(environ: Mapping[str, str]) -> dict[str, str]:
         given = environ.get(name, "")
         swapped[name] = re.sub(inside, outside, given)
         if swapped[name] != given:
+            # The whole value might hold a password.
+            host = re.search(inside, given)
+            assert host
             print(
-                f"{name}: {given} can't be reached from a desk, using {swapped[name]}",
+                f"{name}: a host with {host[0]!r} can't be reached from a desk,"
+                f" using {outside!r} in its place",
                 file=sys.stderr,
             )
     return swapped
 
 
-def newest_key(settings: job_settings.Settings) -> str | None:
-    """A flow log's key: the newest one on the first page of the listing."""
-    store = Store(settings.endpoint, settings.credentials, settings.bucket)
+def newest_key(settings: job_settings.Settings, stop: Stop) -> str | None:
+    """A flow log's key: the newest one on the first page of the listing. Raises Stopped."""
+    reader = Reader(flowlog.open_store(settings, stop), stop)
     scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
-    page = next(store.pages(settings.prefix), [])
+    try:
+        page = next(reader.pages(settings.prefix), [])
+    finally:
+        reader.close()
     return max((ref for ref in page if scope.holds(ref.key)), default=ObjectRef(0, "")).key
 
 
@@ -137,15 +141,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("ini", type=Path, help="see test.ini.example")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--key", help="push this object, as a subscription would")
+    what.add_argument("--key", help="push this object, whatever the mode")
     what.add_argument("--all", action="store_true", help="push all objects, as a manual run would")
     parser.add_argument("--dry-run", action="store_true", help="print the lines, send nothing")
     return parser.parse_args()
 
 
-def prepare(arguments: argparse.Namespace) -> dict[str, str]:
+def prepare(arguments: argparse.Namespace, stop: Stop) -> dict[str, str]:
     """The job's environment. Raises Unusable and what the job itself would raise."""
-    environ = reachable_from_desk(read_ini(arguments.ini))
+    environ = reachable_from_desk(read_ini(arguments.ini)[0])
     if arguments.dry_run:
         environ |= DRY_RUN
         if environ.get("COS_HMAC_ACCESS_KEY_ID"):
@@ -155,31 +159,42 @@ def prepare(arguments: argparse.Namespace) -> dict[str, str]:
         return environ
     key = arguments.key
     if not key:
-        start_logging(job_settings.log_level_of(environ), job_settings.secrets_of(environ))
-        key = newest_key(job_settings.read_settings(environ))
+        start_logging(job_settings.log_level_of(environ), secrets_of(environ))
+        key = newest_key(job_settings.read_settings(environ), stop)
         if not key:
             raise Unusable("the bucket holds no flow log; look at COS_BUCKET and FLOWLOG_PREFIX")
         print(f"found {key}", file=sys.stderr)
     return as_event(environ, key)
 
 
-def main() -> int:
+def run(arguments: argparse.Namespace, stop: Stop) -> int:
     """Run the job; its exit code."""
-    arguments = parse_arguments()
-    stop = Stop()
-    signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "signal", number))
     try:
-        environ = prepare(arguments)
+        environ = prepare(arguments, stop)
     except (Unusable, job_settings.Unusable) as error:
         print(error, file=sys.stderr)
         return flowlog.UNUSABLE
     except (StoreError, ObjectError) as error:
         print(error, file=sys.stderr)
         return flowlog.NOT_DELIVERED
+    except Stopped:
+        print("stopped; nothing was sent", file=sys.stderr)
+        return 128 + (stop.signal or 0)
     if not arguments.dry_run:
-        return flowlog.run(environ, stop, on_progress=progress_bar())
+        return flowlog.run(environ, stop, on_progress=progress_bar(), named=not arguments.all)
     return flowlog.run(environ, stop, delivery=lambda settings, _: DryRun(settings.destination))
 
 
+def main() -> None:
+    """Run with the arguments of the command line, and end the process with the exit code."""
+    stop = Stop()
+    signal.signal(signal.SIGINT, lambda number, _: setattr(stop, "signal", number))
+    code = run(parse_arguments(), stop)
+    with nobody_reading_ends():
+        sys.stdout.flush()
+    # Not sys.exit: threads that still wait for the network must not hold up the end.
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -172,6 +172,7 @@ class Services:
             "LOGDNA_ENDPOINT": url,
             "LOGDNA_INGESTION_KEY": "an-ingestion-key",
             "CLOUD_LOGS_ENDPOINT": url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         }
 
     @property

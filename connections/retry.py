@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 import tenacity
+
+from connections.values import http_date, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ def retrying(
     )
 
 
+LONGEST_SECONDS = 999_999_999
+"""A `Retry-After` that asks for more is cut to this, which no system call refuses."""
+
+
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """Seconds to wait by a `Retry-After` header (RFC 9110, 10.2.3), or None where it says nothing.
 
@@ -105,16 +110,11 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """
     if value is None:
         return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return max(0.0, (at - now).total_seconds())
+    seconds = whole_number(value, LONGEST_SECONDS)
+    if seconds is not None:
+        return float(seconds)
+    at = http_date(value)
+    return None if at is None else max(0.0, at - now.timestamp())
 
 
 class Window:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from urllib3.connection import HTTPConnection
+from urllib3.util.ssltransport import SSLTransport
 
 _WATCH_SECONDS = 0.25
 
@@ -35,7 +36,7 @@ class _Exchange:
             self.deadline = min(self.deadline, outer.deadline)
         self.outer = outer
         self.over = False
-        self.socket: socket.socket | None = None
+        self.socket: socket.socket | SSLTransport | None = None
 
 
 class _Watch:
@@ -68,12 +69,17 @@ class _Watch:
 
 
 def _cut_off(exchange: _Exchange) -> None:
+    """End the exchange. Raises nothing: no limit would hold if the watching thread died."""
     exchange.over = True
-    if exchange.socket is not None:
+    connected = exchange.socket
+    # To a proxy with TLS, the TLS of the service goes through that of the proxy.
+    while isinstance(connected, SSLTransport):
+        connected = connected.socket
+    if connected is not None:
         # Of the plain socket: the TLS one would drop its state while a reader still uses it. An
-        # error says that it is closed already.
-        with suppress(OSError):
-            socket.socket.shutdown(exchange.socket, socket.SHUT_RDWR)
+        # error says that it is closed already, or nothing that can be closed from outside.
+        with suppress(Exception):
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 _watch = _Watch()

@@ -13,6 +13,7 @@ import requests
 from requests.auth import AuthBase
 
 from connections.iam import TokenError, Tokens
+from destinations import answers
 from destinations.base import Destination, KeyRejected, Line, LongLine, Source, Variables
 
 APPLICATION = "vpc-flow-logs"
@@ -85,7 +86,7 @@ class CloudLogs(Destination):
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
 
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body as it is: whether the service takes compressed ones is not documented."""
         return b"".join(parts)
 
@@ -108,6 +109,10 @@ class CloudLogs(Destination):
             # A redirect would carry the token to a host nobody named.
             allow_redirects=False,
         )
+
+    def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
+        """What an answer to a request of so many lines means."""
+        return answers.cloud_logs(status, text, lines)
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request has another token than the rejected one."""

@@ -14,10 +14,10 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from isal import igzip_lib, isal_zlib
@@ -28,6 +28,13 @@ UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 WHOLE_LIMIT_BYTES = 2 * 1024 * 1024
 """Larger documents are walked. It bounds each of their values as well, since parsed JSON can take
 thirty times the memory of its text (`[[],[],…`)."""
+
+ENTRIES_LIMIT = 250_000
+"""An object with more entries is refused: `{},` repeated would give twenty million lines."""
+
+NESTING_LIMIT = 500
+"""Values that are nested deeper are refused, at a fixed depth: how deep parsers and renderers go
+depends on who calls them, and no line may go out before it is known that all of them can."""
 
 _CHUNK_BYTES = 256 * 1024
 _BROKEN: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment] # so are its stubs
@@ -42,12 +49,22 @@ class Unreadable(Exception):
     """The object is not a flow log that can be decoded; the text says why."""
 
 
+class Entries(Protocol):
+    """Entries that can be counted, and gone through more than once."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """Each of them. Raises Unreadable."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlowLog:
     """One decoded object: the fields every line bears, and the entries, one a line."""
 
     fields: Mapping[str, Any]
-    entries: Iterable[Mapping[str, Any]]
+    entries: Entries
 
 
 def decode(content: bytes) -> FlowLog:
@@ -129,6 +146,8 @@ def _whole(text: bytes) -> FlowLog:
     document = _plain(text)
     if document is None:
         document = _JSON.decode(text.decode("utf-8-sig"))
+        # The document and its list are two levels around a value.
+        _check_nesting(document, NESTING_LIMIT + 2)
     if not isinstance(document, dict):
         raise _no_object()
     entries = document.pop("flow_logs", None)
@@ -136,6 +155,8 @@ def _whole(text: bytes) -> FlowLog:
         raise _no_list()
     if not all(isinstance(entry, dict) for entry in entries):
         raise _no_entry()
+    if len(entries) > ENTRIES_LIMIT:
+        raise _too_many()
     return FlowLog(_without_count(document), entries)
 
 
@@ -174,6 +195,24 @@ def _no_entry() -> Unreadable:
     return Unreadable("not a flow log: `flow_logs` holds something that is not an object")
 
 
+def _too_many() -> Unreadable:
+    return Unreadable(f"too large: over {ENTRIES_LIMIT} entries in `flow_logs`")
+
+
+def _check_nesting(value: Any, limit: int) -> None:
+    """Raises Unreadable where lists and objects are nested in more than `limit` levels."""
+    level = [value]
+    for _ in range(limit):
+        inner = (one.values() if type(one) is dict else one for one in level if type(one) in _NESTS)
+        level = [value for values in inner for value in values if type(value) in _NESTS]
+        if not level:
+            return
+    raise Unreadable("bad JSON: nested too deeply")
+
+
+_NESTS = frozenset((dict, list))
+
+
 def _without_count(fields: dict[str, Any]) -> dict[str, Any]:
     """`number_of_flow_logs` is often wrong, and says nothing about any one flow."""
     fields.pop("number_of_flow_logs", None)
@@ -185,21 +224,25 @@ def _without_count(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _walked(content: bytes) -> FlowLog:
     fields: dict[str, Any] = {}
-    lists, last, all_objects = 0, None, True
+    lists, last, count, all_objects = 0, None, 0, True
     for name, value in _walk(content):
         if name is None:
+            count += 1
             all_objects = all_objects and isinstance(value, dict)
         elif value is _LIST:
-            lists, last, all_objects = lists + 1, lists, True
+            lists, last, count, all_objects = lists + 1, lists, 0, True
         elif name == "flow_logs":
             last = None
         else:
             fields[name] = value
+        _check_nesting(value, NESTING_LIMIT)
     if last is None:
         raise _no_list()
     if not all_objects:
         raise _no_entry()
-    return FlowLog(_without_count(fields), _Entries(content, last))
+    if count > ENTRIES_LIMIT:
+        raise _too_many()
+    return FlowLog(_without_count(fields), _Entries(content, last, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +251,18 @@ class _Entries:
 
     content: bytes
     number: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         number = -1
-        for name, value in _walk(self.content):
-            number += value is _LIST
-            if name is None and number == self.number:
-                yield value
+        with _explained():
+            for name, value in _walk(self.content):
+                number += value is _LIST
+                if name is None and number == self.number:
+                    yield value
 
 
 _LIST = object()

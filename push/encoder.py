@@ -22,12 +22,17 @@ def render(fields: Mapping[str, Any]) -> bytes:
     except TypeError:
         pass
     try:
+        return _exact(fields)
+    except RecursionError:
+        raise Unreadable("bad JSON: nested too deeply") from None
+
+
+def _exact(fields: Mapping[str, Any]) -> bytes:
+    try:
         return _compact(fields).encode()
     except UnicodeEncodeError:
         # A lone surrogate is legal as an escape in JSON but has no UTF-8: leave it escaped.
         return _escaped(fields).encode()
-    except RecursionError:
-        raise Unreadable("bad JSON: nested too deeply") from None
 
 
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -19,10 +19,12 @@ class Settled:
     rows: int = 0
     """All flows of the object that were read, also those that a filter left out."""
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
     """Whether another run would fail again: a fault of the object, not of a service or a right."""
     filtered: int = 0
+    unread: bool = False
+    """Whether the store did not hand it out."""
 
 
 @dataclass(slots=True)
@@ -33,8 +35,9 @@ class _OpenObject:
     accepted: int = 0
     all_added: bool = False
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
+    unread: bool = False
 
     @property
     def settled(self) -> bool:
@@ -49,7 +52,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._objects: dict[int, _OpenObject] = {}
-        self._next = 0
+        self._oldest = self._next = 0
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -68,16 +71,18 @@ class Ledger:
         self._objects[number].lines += count
         self._objects[number].filtered += filtered
 
-    def close(self, number: int, *, gone: bool = False) -> None:
-        """No more lines of this object follow."""
+    def close(self, number: int, *, skipped: bool = False) -> None:
+        """No more lines of this object follow; `skipped` where it holds nothing to push."""
         self._objects[number].all_added = True
-        self._objects[number].gone = gone
+        self._objects[number].skipped = skipped
 
-    def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
+    def fail(
+        self, number: int, error: str, *, permanent: bool = True, unread: bool = False
+    ) -> None:
         """The object can't become done any more; the first reason given is kept."""
         entry = self._objects.get(number)
         if entry and entry.error is None:
-            entry.error, entry.permanent = error, permanent
+            entry.error, entry.permanent, entry.unread = error, permanent, unread
 
     def record(self, receipt: Receipt) -> None:
         """Record the result of a batch."""
@@ -85,24 +90,31 @@ class Ledger:
             # A failed object settles without waiting for its other batches.
             if entry := self._objects.get(number):
                 entry.accepted += count
-        for number, error in receipt.failed.items():
-            self.fail(number, error, permanent=receipt.permanent)
+        for number, failure in receipt.failed.items():
+            self.fail(number, failure.reason, permanent=failure.permanent)
 
     def settled(self) -> Iterator[Settled]:
         """Take out the settled objects, as far as no older one is open before them."""
-        while self._objects:
-            number, entry = next(iter(self._objects.items()))
-            if not entry.settled:
-                return
-            del self._objects[number]
+        # By number: a search for a dictionary's first entry steps over all that were deleted.
+        while (entry := self._objects.get(self._oldest)) and entry.settled:
+            del self._objects[self._oldest]
+            self._oldest += 1
             yield Settled(
                 entry.ref,
                 entry.lines + entry.filtered,
                 entry.error,
-                entry.gone,
+                entry.skipped,
                 entry.permanent,
                 entry.filtered,
+                entry.unread,
             )
+
+    def give_up(self, error: str) -> Iterator[Settled]:
+        """Take out all that are still open: they are settled as failed with this error."""
+        for number in list(self._objects):
+            self.fail(number, error, permanent=False)
+            self.close(number)
+        yield from self.settled()
 
 
 class Failures:
@@ -143,10 +155,14 @@ class Tally:
     skipped: int = 0
     filtered: int = 0
     """Rows that FLOWLOG_WHERE left out."""
+    incomplete: int = 0
+    """Objects whose collector has lost flows."""
     failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
     not_begun_reason: str = ""
+    lag_seconds: int | None = None
+    """Age of the oldest object that has settled in the bucket and is not pushed; None: unknown."""
 
     @property
     def failed_total(self) -> int:
@@ -159,7 +175,7 @@ class Tally:
         self.filtered += settled.filtered
         if settled.error is not None:
             self.failed.append(settled.ref.key, settled.error)
-        elif settled.gone:
+        elif settled.skipped:
             self.skipped += 1
         else:
             self.objects += 1

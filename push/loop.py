@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ObjectRef
-from bucket.state import StateError
+from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
+from connections.unforeseen import describe
 from destinations.base import Line, Receipt, Source
 from logdna_synchronous import Delivery
 from push.decoder import Unreadable
@@ -26,9 +27,6 @@ T = TypeVar("T")
 OPEN_OBJECTS = 20_000
 """Objects whose lines were handed over but which are not settled, since one before them isn't. With
 more of them reading waits, so that a single request without an answer costs time and not memory."""
-
-BROKEN_READS_IN_A_ROW = 3
-"""So many objects in a row that can't be read mean the store, not the objects."""
 
 
 class PushEnded(Exception):
@@ -77,22 +75,6 @@ LinesOf = Callable[[bytes, str], Lines]
 """Makes an object, as stored, and its key into lines. Raises Unreadable."""
 
 
-class BrokenReads:
-    """Counts the reads in a row that were interrupted."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def check(self, body: Body | ObjectError) -> None:
-        """Count this read. Raises PushEnded where it makes no sense to read on."""
-        self._count = self._count + 1 if isinstance(body, ReadInterrupted) else 0
-        if self._count >= BROKEN_READS_IN_A_ROW:
-            raise PushEnded(
-                f"{self._count} reads in a row failed, the last one so: {body};"
-                " look at COS_ENDPOINT"
-            )
-
-
 def say_gone(key: str) -> None:
     """Log that an object was deleted before it was read."""
     log.warning("gone before it was read, nothing to push: %s", key)
@@ -126,49 +108,81 @@ class Pusher:
         push = _Push(refs, on_settled, self._on_progress, self._tally)
         try:
             early = _why_ended(self._begin_all, push)
-        except StateError:
+            late = _why_ended(push.settle_and_tell, self._delivery.flush())
+        except StateLost:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
-        late = _why_ended(push.settle_and_tell, self._delivery.flush())
-        reason = early or late or (self._delivery.fatal and str(self._delivery.fatal))
-        if push.not_begun:
-            self._tally.not_begun = push.not_begun
-            self._tally.not_begun_reason = reason or ""
+        except Exception as error:
+            # Nobody foresaw it, and it belongs to no object.
+            self._end_named(push, describe(error))
+            raise
+        reason = early or late or (self._delivery.ended_by and str(self._delivery.ended_by))
         if reason:
+            push.name_rest(reason)
             raise PushEnded(reason)
 
+    def _end_named(self, push: _Push, reason: str) -> None:
+        """End a push that can't go on; what was not delivered is named, whatever happens."""
+        try:
+            push.settle(self._delivery.flush())
+        finally:
+            push.name_rest(reason)
+
     def _begin_all(self, push: _Push) -> None:
-        broken_reads = BrokenReads()
-        for ref, body in self._reader.bodies(push.refs):
+        def while_waiting() -> None:
+            self._settle_answered(push)
+
+        for ref, body in self._reader.bodies(push.refs, while_waiting):
             self._begin(push, ref, body)
-            full = len(push.ledger) > OPEN_OBJECTS
-            if full:
+            self._settle_answered(push)
+            while len(push.ledger) > OPEN_OBJECTS:
                 # Where a filter leaves few lines, the oldest object's may wait for a full batch.
                 self._delivery.send()
-            push.settle_and_tell(self._delivery.receipts(wait=full))
-            broken_reads.check(body)
-            if self._delivery.fatal:
-                raise PushEnded(str(self._delivery.fatal))
+                push.settle_and_tell(self._delivery.receipts(wait=True))
+            if self._delivery.ended_by:
+                raise PushEnded(str(self._delivery.ended_by))
 
-    def _begin(self, push: _Push, ref: ObjectRef, body: Body | ObjectError) -> None:
-        """Hand over all lines of one object for delivery."""
+    def _settle_answered(self, push: _Push) -> None:
+        """Settle what has been answered by now, and let no line wait for others for long."""
+        self._delivery.send_old()
+        push.settle_and_tell(self._delivery.receipts())
+
+    def _begin(self, push: _Push, ref: ObjectRef, body: Body | Exception) -> None:
+        """Hand over all lines of one object for delivery.
+
+        Here, and nowhere else, an error becomes the failure of the object that it met.
+        """
         push.begun += 1
-        ledger = push.ledger
-        number = ledger.open(ref)
-        if isinstance(body, ObjectGone):
+        number, nothing = push.ledger.open(ref), False
+        try:
+            if isinstance(body, Exception):
+                raise body
+            if not body.content:
+                log.info("no bytes, nothing to push: %s", ref.key)
+                nothing = True
+            else:
+                self._add_lines(push.ledger, number, ref.key, body.content)
+        except _ENDS_THE_PUSH:
+            raise
+        except ObjectGone:
             say_gone(ref.key)
-        elif isinstance(body, ObjectError):
-            ledger.fail(number, str(body), permanent=isinstance(body, ObjectTooLarge))
-        else:
-            try:
-                self._add_lines(ledger, number, ref.key, body.content)
-            except Unreadable as error:
-                ledger.fail(number, str(error))
-        ledger.close(number, gone=isinstance(body, ObjectGone))
+            nothing = True
+        except (ObjectError, Unreadable) as error:
+            permanent = isinstance(error, Unreadable) or error.permanent
+            unread = isinstance(error, ObjectError)
+            push.ledger.fail(number, str(error), permanent=permanent, unread=unread)
+        except Exception as error:
+            # Of a read it can be the store's fault; the same content would meet it again.
+            unread = body is error
+            push.ledger.fail(number, describe(error), permanent=not unread, unread=unread)
+        push.ledger.close(number, skipped=nothing)
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
         lines = self._lines_of(content, key)
+        if lines.source.incomplete:
+            log.warning("its collector has lost flows of this interval: %s", key)
+            self._tally.incomplete += 1
         added = self._delivery.add(number, lines, lines.source)
         ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
@@ -196,9 +210,12 @@ class _Push:
         self._on_progress = on_progress
         self._tally = tally
 
-    @property
-    def not_begun(self) -> Sequence[ObjectRef]:
-        return self.refs[self.begun :]
+    def name_rest(self, reason: str) -> None:
+        """Take what was not delivered into the tally: open objects, and those not begun."""
+        for entry in self.ledger.give_up(reason):
+            self._tally.record(entry)
+        if rest := self.refs[self.begun :]:
+            self._tally.not_begun, self._tally.not_begun_reason = rest, reason
 
     def settle(self, receipts: Iterable[Receipt]) -> list[Settled]:
         """Record these receipts; the objects that have settled by them."""
@@ -224,11 +241,16 @@ class _Push:
             raise
 
 
+_ENDS_THE_PUSH = (PushEnded, StoreError, StateError, Stopped)
+
+
 def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
     """Do a step of a push; why it ended early, or None."""
     try:
         step(argument)
-    except (PushEnded, StoreError) as error:
+    except StateLost:
+        raise
+    except (PushEnded, StoreError, StateError) as error:
         return str(error)
     except Stopped:
         return "the run was told to stop"

@@ -40,8 +40,9 @@ docs, VPC, "Viewing flow log objects")."""
 _MOST_NAMES = 1000
 """So many different names are kept in memory to find the nearest one among."""
 
-Parts = tuple[bytes, bytes, bytes]
-"""A line in three parts; lines of one object share the first and the last."""
+Parts = tuple[bytes, bytes, bytes, Mapping[str, Any]]
+"""A line in three parts, and the entry's own fields in it; lines of one object share the first and
+the last part."""
 
 Render = Callable[[Mapping[str, Any], int], Parts]
 """Makes an entry, with its number in the object, into a line."""
@@ -131,6 +132,18 @@ class Selection:
                     self._met |= names
             yield entry
 
+    def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
+        """Tests the entries of an object, whose lines have these fields around the entry's own."""
+        return self.where.tester(fields, added) if self.where else lambda *_: True
+
+    def shared(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of an object's fields, and of what is added, that its lines have."""
+        chosen = self.fields
+        values = {**fields, **added}
+        dropped = chosen.dropped | (frozenset((OBJECT,)) - chosen.extra)
+        names = chosen.kept or [name for name in values if name not in dropped]
+        return {name: values[name] for name in names if name in values}
+
     def renderer(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
         """Renders the entries of an object, whose lines have these fields around the entry's own.
 
@@ -178,8 +191,9 @@ def _all_but(
         if dropped and not dropped.isdisjoint(entry):
             entry = {name: entry[name] for name in entry if name not in dropped}
         if apart and entry and always.isdisjoint(entry):
-            return head, render(entry)[1:-1], tail
-        return b"", render({**fields, **entry, **added}), b""
+            return head, render(entry)[1:-1], tail, entry
+        own = {name: entry[name] for name in entry if name not in added}
+        return b"", render({**fields, **entry, **added}), b"", own
 
     return parts
 
@@ -198,19 +212,18 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
     tail = _tail({name: shared[name] for name in after})
     apart = bool(between) and shared.keys().isdisjoint(between)
     get = _getter(between)
-    # One for all flows, since making a dictionary costs more time than filling it anew.
-    own: dict[str, Any] = {}
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
         if apart and (not fields or fields.keys().isdisjoint(entry)):
             try:
-                own.update(zip(between, get(entry), strict=True))
+                own = dict(zip(between, get(entry), strict=True))
+                return head, render(own)[1:-1], tail, own
             except KeyError:
                 pass  # a flow without one of the fields
-            else:
-                return head, render(own)[1:-1], tail
+        own = {name: entry[name] for name in names if name in entry and name not in added}
         values = {**fields, **entry, **added}
-        return b"", render({name: values[name] for name in names if name in values}), b""
+        text = render({name: values[name] for name in names if name in values})
+        return b"", text, b"", own
 
     return parts
 

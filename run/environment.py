@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +19,8 @@ from connections.iam import (
     TrustedProfile,
     tokens_for,
 )
+from connections.values import iso_seconds
+from run.masking import SECRET_LENGTH
 
 T = TypeVar("T")
 
@@ -46,11 +50,19 @@ class Environment:
             self.fault(f"{name} is not set{why}")
         return value
 
-    def secret(self, name: str, why: str = "") -> str:
-        """A required value that goes into a header or a form, never named in a fault."""
+    def header(self, name: str, why: str = "") -> str:
+        """A required value that goes into a header or a form; no fault repeats it."""
         value = self.required(name, why)
         if not value.isprintable() or not value.isascii():
             self.fault(f"{name} holds characters that no such key has")
+        return value
+
+    def secret(self, name: str, why: str = "") -> str:
+        """The same, for a value that is never shown."""
+        value = self.text(name)
+        if not 0 < len(value) < SECRET_LENGTH:
+            return self.header(name, why)
+        self.fault(f"{name} has fewer than {SECRET_LENGTH} characters: this is no such key")
         return value
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
@@ -106,13 +118,26 @@ def parse_url(text: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
     except ValueError:
         usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", url):
+    if not usable or not re.fullmatch(r"[!-~]+", url) or not _is_host(parts.hostname or ""):
         raise ValueError("is not a host name or an http(s) URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold a user name or password")
     if parts.query or parts.fragment:
         raise ValueError("must be a base URL, without `?` or `#`")
     return url.rstrip("/")
+
+
+def _is_host(name: str) -> bool:
+    """Whether a connection to it can be tried: an address, or a name (RFC 1123, 2.1).
+
+    With an underscore too, as container networks have it.
+    """
+    if ":" in name:
+        with suppress(ValueError):
+            return bool(ipaddress.IPv6Address(name))
+        return False
+    labels = name.removesuffix(".").split(".")
+    return len(name) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", one) for one in labels)
 
 
 def parse_bucket(text: str) -> str:
@@ -144,11 +169,10 @@ def parse_moment(text: str, now: datetime) -> int:
     """A date or time, or a span back from `now`, in seconds since the epoch. Raises ValueError."""
     if span := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
         return int(now.timestamp()) - int(span[1]) * _SPAN_SECONDS[span[2]]
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+    moment = iso_seconds(text)
+    if moment is None:
         raise ValueError(
             "is neither a date or time in ISO 8601 (2026-11-01, 2026-11-01T06:00:00Z)"
             " nor a span back from now (90m, 36h, 7d)"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        )
+    return moment

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from destinations.exchange import Traffic
 from push.ledger import Tally
 from push.loop import Progress
+from run.masking import Mask
 
 log = logging.getLogger("flowlog")
 
@@ -32,28 +32,21 @@ SUMMARY = logging.CRITICAL + 10
 class SafeFormatter(logging.Formatter):
     """One line a record, whatever a key holds; and no secret, whoever logged it.
 
-    The summary stands alone, so that it can be cut out by a machine.
+    The summary stands alone, so that a machine can cut it out.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
         self.converter = time.gmtime
-        self._secrets = [form for secret in secrets if secret for form in _forms(secret)]
+        self._mask = Mask(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text, made safe."""
-        text = record.getMessage() if record.levelno == SUMMARY else super().format(record)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        if record.levelno == SUMMARY:
+            # Its texts are masked before they become JSON, which masking could break.
+            return record.getMessage()
+        text = self._mask(super().format(record))
         return "".join(map(_visible, text)) if not text.isprintable() else text
-
-
-def _forms(secret: str) -> tuple[str, ...]:
-    """A secret as it is, and as basic auth would write it."""
-    plain, as_user = (
-        base64.b64encode(text.encode()).decode().rstrip("=") for text in (secret, f"{secret}:")
-    )
-    return (as_user, plain, secret)
 
 
 def _visible(character: str) -> str:
@@ -110,12 +103,14 @@ def log_failures(tally: Tally) -> None:
         log.error("%d objects were not begun: %s", len(tally.not_begun), tally.not_begun_reason)
 
 
-def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) -> str:
-    """The last line of a run; contract, section 6."""
-    named = itertools.islice(tally.failed, NAMED_IN_SUMMARY)
-    failed = [{"key": key, "error": error} for key, error in named]
-    for ref in tally.not_begun[: NAMED_IN_SUMMARY - len(failed)]:
-        failed.append({"key": ref.key, "error": tally.not_begun_reason})
+def summary(
+    mode: str, tally: Tally, traffic: Traffic | None, seconds: float, mask: Callable[[str], str]
+) -> str:
+    """The last line of a run; contract, section 6. `mask` makes its texts safe."""
+    named = list(itertools.islice(tally.failed, NAMED_IN_SUMMARY))
+    for ref in tally.not_begun[: NAMED_IN_SUMMARY - len(named)]:
+        named.append((ref.key, tally.not_begun_reason))
+    failed = [{"key": mask(key), "error": mask(error)} for key, error in named]
     fields = {
         "mode": mode,
         "objects": tally.objects,
@@ -128,6 +123,9 @@ def summary(mode: str, tally: Tally, traffic: Traffic | None, seconds: float) ->
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
         "filtered": tally.filtered,
+        "incomplete": tally.incomplete,
+        "remarks": traffic.remarks if traffic else 0,
+        "lag_seconds": tally.lag_seconds,
         "seconds": round(seconds, 3),
         "version": VERSION,
     }

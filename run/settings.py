@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,12 +13,12 @@ from urllib.parse import urlsplit
 
 import lib
 from bucket.listing import Period
-from bucket.store import CONCURRENCY, HMAC
+from bucket.shard import Shard
+from bucket.store import CONCURRENCY, HMAC, Location
 from connections.iam import IAM
+from connections.network import read_network
 from connections.retry import RetryPolicy
-from destinations.base import Destination, Variables
-from destinations.cloud_logs import CloudLogs
-from logdna_synchronous import LogDNA
+from destinations.base import Destination
 from push.selection import Fields, Selection, parse_fields
 from run.environment import (
     IAM_URL,
@@ -33,11 +34,12 @@ from run.report import parse_level
 if TYPE_CHECKING:
     from push.filter import Filter
 
-DESTINATIONS: Mapping[str, Callable[[Variables], Destination]] = {
-    "logdna": LogDNA.read,
-    "cloud-logs": CloudLogs.read,
+DESTINATIONS: Mapping[str, str] = {
+    "logdna": "logdna_synchronous:LogDNA",
+    "cloud-logs": "destinations.cloud_logs:CloudLogs",
+    "otlp": "destinations.otlp:OTLP",
 }
-"""By the value of LOG_DESTINATION."""
+"""Module and class by the value of LOG_DESTINATION; only the one that is used is imported."""
 
 PUSH_ALL_AGAIN = ("simple", "remember")
 """Modes in which another run without an event pushes the same objects again."""
@@ -46,8 +48,6 @@ MOST_RETRY_SECONDS = 1200
 """Lines that wait longer could become too old for the log service."""
 
 MOST_CONCURRENCY = 256
-
-_SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
 
 
 class Unusable(Exception):
@@ -63,6 +63,7 @@ class Settings:
     """The checked environment of one run."""
 
     bucket: str
+    state_bucket: str
     endpoint: str
     credentials: HMAC | IAM
     destination: Destination
@@ -71,18 +72,19 @@ class Settings:
     mode: str
     state_key: str
     prefix: str
-    shard: lib.Shard
+    shard: Shard
     event: lib.Event | None
+    job_run: str
     period: Period
     """Which objects concern a run without an event."""
     selection: Selection
     """What is sent of each object."""
     warnings: tuple[str, ...] = field(default=())
 
-
-def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """The values that no log line may show."""
-    return [value for name in _SECRETS if (value := environ.get(name, "").strip())]
+    @property
+    def location(self) -> Location:
+        """Where the objects and STATE are."""
+        return Location(self.endpoint, self.credentials, self.bucket, self.state_bucket)
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
@@ -122,6 +124,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     destination = _destination(env)
     settings = Settings(
         bucket=bucket,
+        state_bucket=env.parsed("FLOWLOG_STATE_BUCKET", parse_bucket, bucket),
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
         destination=destination,
@@ -132,14 +135,22 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         prefix=prefix,
         shard=_shard(env, mode),
         event=event,
+        job_run=_job_run(env),
         period=_period(env),
         selection=_selection(env, destination),
         warnings=tuple(env.warnings),
     )
+    env.faults += read_network(environ)[1]
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _job_run(env: Environment) -> str:
+    """The name that Code Engine gives this job run; empty where it has no name."""
+    name = env.text("CE_JOBRUN")
+    return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
@@ -208,16 +219,17 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
     if env.text("COS_HMAC_ACCESS_KEY_ID") or env.text("COS_HMAC_SECRET_ACCESS_KEY"):
         pair = ": the HMAC credentials are a pair"
         return HMAC(
-            env.secret("COS_HMAC_ACCESS_KEY_ID", pair),
+            env.header("COS_HMAC_ACCESS_KEY_ID", pair),
             env.secret("COS_HMAC_SECRET_ACCESS_KEY", pair),
         )
-    return IAM(env.identity(), env.secret("COS_CRN"), iam_url)
+    return IAM(env.identity(), env.header("COS_CRN"), iam_url)
 
 
 def _destination(env: Environment) -> Destination:
     """The log service that LOG_DESTINATION names."""
-    default = DESTINATIONS["logdna"]
-    return env.parsed("LOG_DESTINATION", _parse_destination, default)(env)
+    where = env.parsed("LOG_DESTINATION", _parse_destination, DESTINATIONS["logdna"])
+    destination: Destination = pkgutil.resolve_name(where).read(env)
+    return destination
 
 
 def _parse_mode(text: str) -> str:
@@ -247,13 +259,13 @@ def _parse_concurrency(text: str) -> int:
     return number
 
 
-def _parse_destination(text: str) -> Callable[[Variables], Destination]:
+def _parse_destination(text: str) -> str:
     if text not in DESTINATIONS:
         raise ValueError(f"must be one of: {', '.join(DESTINATIONS)}")
     return DESTINATIONS[text]
 
 
-def _shard(env: Environment, mode: str) -> lib.Shard:
+def _shard(env: Environment, mode: str) -> Shard:
     count = env.parsed("JOB_ARRAY_SIZE", parse_number, 1)
     index = env.parsed("JOB_INDEX", parse_number, 0)
     if count < 1:
@@ -270,4 +282,4 @@ def _shard(env: Environment, mode: str) -> lib.Shard:
             f"JOB_ARRAY_SIZE {count} does not go with FLOWLOG_MODE {mode}, which has one worker:"
             " run it without an array, or push all with an array in FLOWLOG_MODE simple"
         )
-    return lib.Shard(index, max(count, 1))
+    return Shard(index, max(count, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import pty
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import test_flowlog_to_logdna as tester
+from bucket.state_text import CatchUp, Status
 from run.settings import DESTINATIONS, read_settings
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from tests.canary import assert_no_secret
@@ -72,6 +74,28 @@ def test_all_objects(either: Place, objects: list[FlowLogObject], tmp_path: Path
 
 
 @pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
+def test_what_a_person_names_is_pushed_whatever_the_mode(
+    place: Place, objects: list[FlowLogObject], tmp_path: Path, mode: str
+) -> None:
+    """And nothing is remembered of it, except that it is no failure of a catch-up any more."""
+    put_in_order(place, objects)
+    finished = CatchUp(
+        worker=None, status=Status.FINISHED, mark=(10**10, "z"), cutoff=10**10,
+        failed_total=2, failed=(objects[2].key, "another"),
+    )  # fmt: skip
+    if mode == "catch-up":
+        place.store.put(BUCKET, "first_logged", finished.content())
+    result = run(place, tmp_path, "--key", objects[2].key, FLOWLOG_MODE=mode)
+    assert result.code == 0, result.log
+    assert place.received() == lines_of(objects[2])
+    content = place.store.get(BUCKET, "first_logged")
+    if mode == "catch-up":
+        assert content and json.loads(content)["failed"] == ["another"]
+    else:
+        assert content is None
+
+
+@pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
 def test_a_dry_run_prints_the_lines_and_changes_nothing(
     either: Place, objects: list[FlowLogObject], tmp_path: Path, mode: str
 ) -> None:
@@ -121,32 +145,6 @@ def test_an_empty_bucket_is_said(place: Place, tmp_path: Path) -> None:
     result = run(place, tmp_path)
     assert result.code == 2
     assert "holds no flow log" in result.log
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "can't read"),
-        ("[other]\na = b\n", "no section [env]"),
-        ("apikey = secret-text\n", "line 1 is not in ini format"),
-        ("[env]\napikey secret-text\n", "is not in ini format"),
-        ("[env]\napikey = a\nAPIKEY = secret-text\n", "line 3 is not in ini format"),
-    ],
-)
-def test_an_unusable_ini_file(tmp_path: Path, text: str | None, said: str) -> None:
-    path = tmp_path / "test.ini"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(tester.Unusable) as caught:
-        tester.read_ini(path)
-    assert said in str(caught.value)
-    assert "secret-text" not in str(caught.value)
-
-
-def test_an_ini_file_is_taken_literally(tmp_path: Path) -> None:
-    path = tmp_path / "test.ini"
-    path.write_text("\ufeff[env]\n# no = setting\nApiKey = a%b=c;d#e\nEMPTY =\n", encoding="utf-8")
-    assert tester.read_ini(path) == {"APIKEY": "a%b=c;d#e", "EMPTY": ""}
 
 
 def test_endpoints_that_a_desk_can_not_reach_are_swapped(

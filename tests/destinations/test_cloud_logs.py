@@ -209,7 +209,7 @@ def test_a_token_is_renewed_once_and_a_second_refusal_is_final(place: Place) -> 
 
 def test_a_token_with_a_short_life_is_renewed_in_time(place: Place) -> None:
     """Tokens live for two seconds; each answer waits until the first one has expired."""
-    place.iam._lifetime = 2
+    place.iam.lifetime = 2
     expected = place.put(*flow_log_objects(4, 900))
 
     def rule(_: object) -> None:
@@ -228,7 +228,7 @@ def test_a_wrong_api_key_is_named(place: Place) -> None:
     hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "b"}
     place.put(*flow_log_objects(1, 1))
     place.store._iam = None  # any credentials will do for the bucket
-    result = place.run(APIKEY="wrong", **hmac)
+    result = place.run(APIKEY="a-wrong-key", **hmac)
     assert result.code == 1
     assert "IAM refused the API key; look at APIKEY" in result.log
     assert place.ingestion.requests == []

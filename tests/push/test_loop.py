@@ -27,7 +27,7 @@ class Bucket:
 class Waiting:
     """A delivery that acknowledges only when somebody waits for it."""
 
-    fatal: DeliveryError | None = None
+    ended_by: DeliveryError | None = None
 
     def __init__(self) -> None:
         self.open: list[int] = []
@@ -44,6 +44,8 @@ class Waiting:
 
     def send(self) -> None:
         pass
+
+    send_old = send
 
     def flush(self) -> Iterator[Receipt]:
         yield Receipt(Counter(self.open))

@@ -1,0 +1,177 @@
+"""Services without sockets: a whole run in this process, with answers as raw bytes.
+
+So thousands of runs take seconds, and an answer can hold what no well-behaved server would send.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import urllib3.util.connection
+
+import flowlog
+import logdna_synchronous
+import push.reader
+from bucket import store
+from connections import iam
+from tests.harness import PREFIX, SECRETS, Result
+
+IAM_PORT, STORE_PORT, LOG_PORT = 1, 2, 3
+TOKEN = "eyJhbGciOiJub25lIn0.canary-token-K3l4M5n6.c2lnbmF0dXJl"
+KEY = PREFIX + "a=b/00000001.gz"
+OBJECT = b'{"version":"0.0.1","vpc_crn":"crn:x:y","flow_logs":[{"action":"rejected"},{"n":2}]}'
+CHANGED = "Tue, 24 Nov 2026 10:00:00 GMT"
+
+Answers = Callable[[int, bytes], bytes]
+"""Makes the port and the request as sent into the answer as it comes over the wire."""
+
+
+def answer(status: int, body: bytes, **headers: str) -> bytes:
+    """An answer that is well-formed."""
+    fields = {"Content-Length": str(len(body)), "Date": CHANGED, **headers}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    head = "\r\n".join([f"HTTP/1.1 {status} Answer", *lines])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+LISTING = (
+    '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><IsTruncated>false</IsTruncated>'
+    "<EncodingType>url</EncodingType>"
+    f"<Contents><Key>{KEY}</Key><LastModified>2026-11-24T10:00:00.000Z</LastModified>"
+    f"<Size>{len(OBJECT)}</Size></Contents></ListBucketResult>"
+).encode()
+
+GOOD = {
+    "iam": answer(
+        200,
+        json.dumps(
+            {"access_token": TOKEN, "refresh_token": "r", "token_type": "Bearer",
+             "expires_in": 3600, "expiration": 1 << 32}
+        ).encode(),
+    ),
+    "listing": answer(200, LISTING),
+    "object": answer(200, OBJECT, Last_Modified=CHANGED, ETag='"e"'),
+    "log service": answer(200, b'{"status":"ok"}', Retry_After="0"),
+}  # fmt: skip
+
+
+def part(port: int, request: bytes) -> str:
+    """Which of the answers a request is for."""
+    if port == STORE_PORT:
+        return "listing" if b"?encoding-type" in request.split(b"\r\n", 1)[0] else "object"
+    return {IAM_PORT: "iam", LOG_PORT: "log service"}[port]
+
+
+class _Socket:
+    """What urllib3 and http.client need of a socket."""
+
+    def __init__(self, port: int, answers: Answers, silent: int) -> None:
+        self._port, self._answers, self._silent = port, answers, silent
+        self._sent = b""
+
+    def sendall(self, data: bytes) -> None:
+        self._sent += bytes(data)
+
+    def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
+        sent, self._sent = self._sent, b""
+        return io.BytesIO(self._answers(self._port, sent))
+
+    def fileno(self) -> int:
+        """Of something that never has anything to read: the connection looks alive."""
+        return self._silent
+
+    def ignore(self, *_: Any) -> None:
+        pass
+
+    settimeout = setsockopt = close = shutdown = ignore
+
+    def getsockopt(self, *_: Any) -> int:
+        """What TLS asks first: nobody is there who could speak it."""
+        raise ConnectionResetError
+
+
+class _Inline(Executor):
+    """Does the work at once: to start threads takes longer than all the rest of a run."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **keywords: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **keywords))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+ENVIRON = {
+    "COS_BUCKET": "flow-logs",
+    "COS_ENDPOINT": f"http://127.0.0.1:{STORE_PORT}",
+    "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/1:2::",
+    "APIKEY": SECRETS["APIKEY"],
+    "IAM_ENDPOINT": f"http://127.0.0.1:{IAM_PORT}",
+    "LOGDNA_ENDPOINT": f"http://127.0.0.1:{LOG_PORT}",
+    "LOGDNA_INGESTION_KEY": SECRETS["LOGDNA_INGESTION_KEY"],
+    "CLOUD_LOGS_ENDPOINT": f"http://127.0.0.1:{LOG_PORT}",
+    "FLOWLOG_RETRY_SECONDS": "0",
+    "FLOWLOG_CONCURRENCY": "1",
+}
+
+
+@contextmanager
+def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Gives a function that does one run with these answers and settings.
+
+    Tokens are those of the run before, unless it is told to ask for new ones.
+    """
+    sleep, client = time.sleep, store.create_client
+    silent, other = os.pipe()
+    answers: Answers = lambda port, request: GOOD[part(port, request)]  # noqa: E731
+
+    def connect(address: tuple[str, int], *_: Any, **__: Any) -> _Socket:
+        if address[1] not in (IAM_PORT, STORE_PORT, LOG_PORT):
+            raise ConnectionRefusedError
+        return _Socket(address[1], answers, silent)
+
+    def awake(seconds: float) -> None:
+        """No waits between tries; the thread that watches time limits goes on as ever."""
+        if threading.current_thread().name == "watch":
+            sleep(seconds)
+
+    def run(
+        environ: Mapping[str, str] = ENVIRON,
+        answering: Answers | None = None,
+        *,
+        new_tokens: bool = False,
+    ) -> Result:
+        nonlocal answers
+        answers = answering or (lambda port, request: GOOD[part(port, request)])
+        if new_tokens:
+            iam.tokens_for.cache_clear()
+        log = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", log)
+        code = flowlog.run(environ)
+        return Result(code, log.getvalue(), "")
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    monkeypatch.setattr(time, "sleep", awake)
+    for module in (push.reader, logdna_synchronous):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", _Inline)
+    monkeypatch.setattr(store, "create_client", functools.lru_cache(client))
+    try:
+        yield run
+    finally:
+        os.close(silent)
+        os.close(other)
