@@ -251,9 +251,7 @@ def test_what_others_made_is_refused(desk: Desk) -> None:
         ([{"metadata": {}}], 1),
     ],
 )
-def test_backfill_ends_as_the_run_does(
-    desk: Desk, polls: list[Any], code: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_backfill_ends_as_the_run_does(desk: Desk, polls: list[Any], code: int) -> None:
     assert desk.run("backfill") == 1
     assert "run `up` first" in desk.said
     assert desk.run("up") == 0
