@@ -182,4 +182,8 @@ def test_the_example_needs_nothing_but_keys(destination: str) -> None:
         environ |= {name.upper(): value for name, value in ini["env"].items()}
         environ = {name: value for name, value in environ.items() if "LOGDNA" not in name}
         environ["LOG_DESTINATION"] = destination
+    if destination == "otlp":
+        ini.read_string(text.replace("\n# OTEL_", "\nOTEL_"))
+        environ |= {name.upper(): value for name, value in ini["env"].items()}
+        environ["LOG_DESTINATION"] = destination
     assert read_settings(environ)
