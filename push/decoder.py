@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -69,8 +69,8 @@ class FlowLog:
 
     fields: Mapping[str, Any]
     entries: Entries
-    text: bytes = b""
-    named: int = 0
+    text: bytes = field(default=b"", compare=False, repr=False)
+    named: int = field(default=0, compare=False)
 
 
 def decode(content: bytes) -> FlowLog:
