@@ -31,6 +31,7 @@ from destinations.base import Line, LineTooLong, Source
 from destinations.batch import Packer
 from destinations.otlp import OTLP, meaning
 from lib import lines_of
+from logdna_synchronous import Delivery
 from push.selection import Selection
 from run.report import SafeFormatter
 from run.settings import read_settings, secrets_of
@@ -535,6 +536,7 @@ def test_a_receiver_that_others_wrote(place: Place) -> None:
     oteltap = pytest.importorskip("oteltap")
     items = list(flow_log_objects(20, 30))
     expected = place.put(*items)
+    plain = {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"}  # it takes nothing else
 
     async def received() -> list[LogRecord]:
         with closing(socket()) as free:
@@ -544,7 +546,9 @@ def test_a_receiver_that_others_wrote(place: Place) -> None:
         async with oteltap.OtelTapHttpProtobufReceiver(settings) as receiver:
             stream = receiver.stream_logs()
             url = f"http://127.0.0.1:{port}"
-            run = asyncio.create_task(asyncio.to_thread(place.run, OTEL_EXPORTER_OTLP_ENDPOINT=url))
+            run = asyncio.create_task(
+                asyncio.to_thread(place.run, OTEL_EXPORTER_OTLP_ENDPOINT=url, **plain)
+            )
             records = [await anext(stream) for _ in range(expected.total())]
             result = await run
             assert result.code == 0, result.log
