@@ -11,45 +11,44 @@ import enum
 import functools
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.interfaces import Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
+from bucket.marks import beginning_at
 from bucket.shard import Shard
-from bucket.state import StateChanged, StateError, StateObject
+from bucket.state import StateError, StateObject
 from bucket.state_text import (
     CatchUp,
-    Remembered,
+    Following,
     Status,
     read_catch_up,
-    read_remembered,
+    read_following,
 )
 from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
 from logdna_synchronous import APP, Delivery
-from push.catch_up import (
-    CatchUpWorker,
-    push_unless_the_workers,
-    strike_out,
-    warn_of_failures,
-)
+from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
+from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import Reader
+from push.remember import memory_of, remember_pushed
 from push.selection import OBJECT, Selection
 from push.state_exchange import StateExchange
+from push.survey import Survey
 from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
-
-_STATE_TRIES = 10
 
 
 # --- which objects, in what order ----------------------------------------------------------------
@@ -81,8 +80,7 @@ class Scope:
     period: Period = ALWAYS
     """When an object that no event names was written."""
     selection: Selection = field(default_factory=Selection)
-    job_run: str = ""
-    """The name of this job run, the same in all its tries; empty where it has none."""
+    job_run: str = ""  # the same in all its tries; empty where it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -226,7 +224,7 @@ class Job:
             for page in self._reader.pages(self.scope.prefix):
                 for ref in page:
                     empty = False
-                    if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                    if self.scope.holds(ref.key) and wanted(ref):
                         listing.append(ref)
                 after_page()
         except StateError:
@@ -251,6 +249,19 @@ class Job:
         if others:
             text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
             log.warning(text, self.scope.prefix, others[0])
+
+    def newest(
+        self,
+        begin: int | None,
+        wanted: Callable[[ObjectRef], bool],
+        after_page: Callable[[], None],
+    ) -> Listing:
+        """The wanted flow logs, oldest first; of interfaces, those of the hour of `begin` or later.
+
+        Raises StoreError, Stopped.
+        """
+        survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
+        return survey.listed(Walk(self.scope.prefix, begin), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
@@ -304,7 +315,7 @@ def simple(job: Job, event: Event | None) -> None:
     if event:
         job.push([ObjectRef(0, event.key)])
     else:
-        _push_all(job, job.listed())
+        _push_all(job, job.listed(job.scope.period.holds))
 
 
 def _push_all(job: Job, refs: Listing) -> None:
@@ -315,9 +326,11 @@ def _push_all(job: Job, refs: Listing) -> None:
 
 def remember(job: Job, event: Event | None) -> None:
     """Event: push the object, and remember the oldest one. No event: push what is older."""
-    memory = _memory(job)
+    memory = memory_of(job, job.scope.prefix)
     if event is None:
-        _push_all(job, job.listed(lambda ref: memory is None or memory.wants(ref)))
+        period = job.scope.period
+        wanted = job.listed(lambda ref: period.holds(ref) and (not memory or memory.wants(ref)))
+        _push_all(job, wanted)
         return
     ref = job.stat(event.key)
     if ref is None:
@@ -326,73 +339,43 @@ def remember(job: Job, event: Event | None) -> None:
         job.state.check_preconditions(job.state.read())
     job.push([ref])
     if job.tally.objects:
-        _remember(job, Remembered(ref.last_modified, ref.key))
-
-
-def _memory(job: Job) -> Remembered | None:
-    """What STATE remembers, if there is one."""
-    snapshot = job.state.read()
-    if snapshot is None:
-        return None
-    memory = read_remembered(snapshot, job.scope.state_key, job.scope.prefix)
-    if not memory.bare:
-        return memory
-    if ref := job.stat(memory.key):
-        return replace(memory, last_modified=ref.last_modified)
-    log.warning(
-        "STATE %r holds a bare key whose object is gone: taking the time of STATE for it,"
-        " so objects that events have pushed just before may be sent again",
-        job.scope.state_key,
-    )
-    return memory
-
-
-def _remember(job: Job, pushed: Remembered) -> None:
-    """Let STATE name the object, unless it names an older one."""
-    for _ in range(_STATE_TRIES):
-        snapshot, memory = job.state.read(), _memory(job)
-        if memory and memory.older_than(pushed):
-            return
-        try:
-            job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except StateChanged:
-            continue
-        return
-    raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
+        remember_pushed(job, job.scope.prefix, ref)
 
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
+    first = CatchUp.beginning(job.scope.period, time.time())
     snapshot = job.state.read()
-    if snapshot:
-        state = read_catch_up(snapshot, job.scope.state_key)
-        if event:
-            state = push_unless_the_workers(job, event.key, state, snapshot)
-        warn_of_failures(state)
-        if event and (state.status is Status.FINISHED or job.tally.failed_total):
-            return
-    if held := claim(job, CatchUp(worker=None), read_catch_up, snapshot):
+    state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
+    if event:
+        state = push_unless_the_workers(job, event.key, state, snapshot)
+    warn_of_failures(state)
+    if event and (state.status is Status.FINISHED or job.tally.failed_total):
+        return
+    if held := claim(job, first, read_catch_up, snapshot):
         CatchUpWorker(job, held).run()
 
 
 def follow(job: Job, event: Event | None) -> None:
-    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    """A timer's run pushes what is past the mark, and lets go; events have nothing to do."""
     if event:
         log.info("nothing to do for %s: the timer's runs find it", event.key)
         job.tally.skipped += 1
         return
-    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+    first = Following.beginning(beginning_at(job.scope.period.since))
+    if held := claim(job, first, read_following, job.state.read()):
+        Follower(job, held, job.scope.period.until).run()
 
 
 def push_named(mode: str) -> Mode:
     """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
-    return _push_named_in_catch_up if mode == "catch-up" else simple
 
+    def push(job: Job, event: Event | None) -> None:
+        simple(job, event)
+        if mode == "catch-up" and event and job.tally.objects:
+            strike_out(job, event.key)
 
-def _push_named_in_catch_up(job: Job, event: Event | None) -> None:
-    simple(job, event)
-    if event and job.tally.objects:
-        strike_out(job, event.key)
+    return push
 
 
 Mode = Callable[[Job, Event | None], None]

@@ -119,6 +119,11 @@ def seconds_to_settle(last_modified: int, date: int) -> int:
     return last_modified + SETTLING_SECONDS + CLOCK_SKEW_SECONDS + 1 - date
 
 
+def settled_until(date: int) -> int:
+    """The latest time whose uploads are all visible once the store's clock is `date`."""
+    return date - seconds_to_settle(0, 0)
+
+
 def latest_time_before(snapshot: Snapshot) -> int:
     """The latest time that an object can bear that was written before STATE was."""
     return snapshot.last_modified + CLOCK_SKEW_SECONDS

@@ -9,10 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from bucket.listing import ObjectRef, Period
+from bucket.marks import Marks, Place, beginning_at
 from bucket.state import LEASE_SECONDS, Snapshot, StateUnreadable, latest_time_before
 
 NAMED_FAILURES = 100
 """STATE names so many objects that could not be delivered."""
+
+MOST_PARKED = 100
+"""More objects that can't be read mean the store or a setting, not the objects."""
+
+PARKED_SECONDS = 7 * 24 * 3600
+"""An object that can't be read for so long is given up."""
 
 NAMED_FAILURES_BYTES = 200 * 1024
 """And so many bytes of them: a key has up to 1,024, and JSON may need six for one."""
@@ -172,6 +180,24 @@ class CatchUp(Work):
     failed_total: int = 0
     failed: tuple[str, ...] = ()
 
+    @classmethod
+    def beginning(cls, period: Period, now: float) -> CatchUp:
+        """STATE of a first run, which pushes the objects of this period.
+
+        One that has ended by now is its cutoff from the start: what comes later is the events'.
+        """
+        until = period.until
+        return cls(
+            worker=None,
+            mark=None if period.since is None else (period.since, ""),
+            cutoff=until - 1 if until is not None and until <= now else None,
+        )
+
+    def is_left(self, ref: HasTime) -> bool:
+        """Whether the object is the worker's, as far as is known, and still to be pushed."""
+        in_time = self.cutoff is None or ref.last_modified <= self.cutoff
+        return in_time and not self.has_passed(ref)
+
     def content(self) -> bytes:
         """The text of STATE."""
         fields = dataclasses.asdict(self) | {"status": self.status.value}
@@ -274,6 +300,109 @@ def read_catch_up(snapshot: Snapshot, state_key: str) -> CatchUp:
     raise _unreadable(state_key, "catch-up", fields)
 
 
+# --- follow --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An object that could not be read although others could; `since` is the store's clock."""
+
+    last_modified: int
+    key: str
+    since: int
+
+    @property
+    def ref(self) -> ObjectRef:
+        """The object, as a listing would name it."""
+        return ObjectRef(self.last_modified, self.key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following(Work):
+    """STATE of follow mode: two marks (bucket/marks.py), and the objects that are parked.
+
+    Those lie before their mark, and each run tries them again before all others.
+    """
+
+    late_mark: Place | None = None
+    parked: tuple[Parked, ...] = ()
+
+    @classmethod
+    def beginning(cls, marks: Marks) -> Following:
+        """STATE of a first run."""
+        return cls(worker=None, mark=marks.mark, late_mark=marks.late)
+
+    @property
+    def marks(self) -> Marks:
+        """How far the mode has come."""
+        return Marks(self.mark, self.late_mark)
+
+    def at(self, marks: Marks) -> Following:
+        """The same with these marks."""
+        return dataclasses.replace(self, mark=marks.mark, late_mark=marks.late)
+
+    def with_parked(self, ref: HasTime, now: int) -> Following | None:
+        """The same with one more object that is parked; None where there are too many."""
+        parked = (*self.parked, Parked(ref.last_modified, ref.key, now))
+        names = json.dumps([one.key for one in parked])
+        if len(parked) > MOST_PARKED or len(names) > NAMED_FAILURES_BYTES:
+            return None
+        return dataclasses.replace(self, parked=parked)
+
+    def without_parked(self, key: str) -> Following:
+        """The same once this object needs no further try."""
+        parked = tuple(one for one in self.parked if one.key != key)
+        return dataclasses.replace(self, parked=parked)
+
+    def overdue(self, now: int) -> list[Parked]:
+        """The objects that have been parked for too long, at this time of the store's clock."""
+        return [one for one in self.parked if now - one.since >= PARKED_SECONDS]
+
+    def content(self) -> bytes:
+        """The text of STATE."""
+        return _dump({"mode": "follow"} | dataclasses.asdict(self))
+
+
+def read_following(snapshot: Snapshot, state_key: str) -> Following:
+    """STATE of follow mode. Raises StateUnreadable.
+
+    That of a finished catch-up is understood: what lies behind its cutoff is left to do.
+    """
+    fields = _fields(snapshot) or {}
+    match fields:
+        case {
+            "version": 1,
+            "mode": "follow",
+            "worker": str() | None as worker,
+            "claim": str(claim),
+            "sequence": int(sequence),
+            "mark": ([int(), str()] | None) as mark,
+            "late_mark": ([int(), str()] | None) as late,
+            "parked": list(parked),
+        }:
+            return Following(
+                worker=worker,
+                claim=claim,
+                sequence=sequence,
+                mark=(mark[0], mark[1]) if mark else None,
+                late_mark=(late[0], late[1]) if late else None,
+                parked=tuple(_parked(one, state_key) for one in parked),
+            )
+        case {"mode": "catch-up", "status": "finished"}:
+            done = read_catch_up(snapshot, state_key)
+            assert done.cutoff is not None, "a finished catch-up has one"
+            marks = beginning_at(done.cutoff + 1)
+            return dataclasses.replace(Following.beginning(marks), sequence=done.sequence)
+    raise _unreadable(state_key, "follow", fields)
+
+
+def _parked(entry: object, state_key: str) -> Parked:
+    match entry:
+        case {"last_modified": int(last_modified), "key": str(key), "since": int(since)}:
+            return Parked(last_modified, key, since)
+    raise _unreadable(state_key, "follow", {})
+
+
 # --- the text ------------------------------------------------------------------------------------
 
 
@@ -293,7 +422,7 @@ def _unreadable(state_key: str, mode: str, fields: Mapping[str, object] | None) 
     written = (fields or {}).get("mode")
     what = (
         f"was written by FLOWLOG_MODE {written!r}"
-        if written in ("remember", "catch-up") and written != mode
+        if written in ("remember", "catch-up", "follow") and written != mode
         else "holds something that this program did not write"
     )
     return StateUnreadable(

@@ -24,7 +24,7 @@ from bucket.errors import (
     explained,
 )
 from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Request, Signature
-from bucket.listing import ObjectRef, Page, read_page
+from bucket.listing import ObjectRef, Page, PageRequest, read_page
 from bucket.retries import Retries
 from bucket.state import PreconditionFailed, Snapshot
 from connections.iam import IAM
@@ -133,16 +133,17 @@ class Store:
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing of all keys that start with `prefix`, page by page, in the store's order."""
-        # Encoded, because XML can't hold every character that a key can.
-        query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         more: str | None = ""
         while more is not None:
-            asked = {"continuation-token": more, **query} if more else query
-            page = self._retries.ask(partial(self._page, asked))
+            page = self.page(PageRequest(prefix, more=more))
             yield page.refs
             if page.more == more:
                 raise StoreError("the object store's listing does not end; look at COS_ENDPOINT")
             more = page.more
+
+    def page(self, request: PageRequest) -> Page:
+        """One page of the listing. Raises StoreError."""
+        return self._retries.ask(partial(self._page, request.query()))
 
     def _page(self, query: Mapping[str, str]) -> Page:
         answer = _answer(self._objects, Request("GET", "", PAGE_LIMIT_BYTES, query))

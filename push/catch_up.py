@@ -15,6 +15,7 @@ from bucket.listing import ObjectRef
 from bucket.state import Snapshot, StateChanged, StateError, has_settled, seconds_to_settle
 from bucket.state_text import NAMED_FAILURES, CatchUp, Duty, Status, read_catch_up
 from push import worker
+from push.lag import Lag
 from push.ledger import Settled, Tally
 from push.loop import PushEnded
 from push.worker import Claim
@@ -40,9 +41,12 @@ class Job(worker.Job, Protocol):
 class CatchUpWorker:
     """The one run that pushes everything up to the cutoff."""
 
-    def __init__(self, job: worker.Job, claim: Claim[CatchUp]) -> None:
+    def __init__(self, job: Job, claim: Claim[CatchUp]) -> None:
         self._job = job
         self._claim = claim
+        self._lag = Lag(job.tally)
+        self._done = 0
+        """Objects of this pass that have settled."""
 
     def run(self) -> None:
         """Work until the catch-up is finished, or this run can't go on.
@@ -66,7 +70,7 @@ class CatchUpWorker:
         before = None
         while True:
             # The clock is read before the listing, so what has settled by then is all in it.
-            found = self._pass(functools.partial(_settled_by, self._claim.look().date))
+            found = self._pass(functools.partial(_settled_by, self._store_clock()))
             if found == 0 or (before is not None and 2 * found > before):
                 return
             before = found
@@ -80,19 +84,27 @@ class CatchUpWorker:
         """Push what is left up to the cutoff, once all of it is visible."""
         last = self._claim.state.cutoff
         assert last is not None, "closing fixes the cutoff"
-        while not has_settled(last, now := self._claim.look().date):
+        while not has_settled(last, now := self._store_clock()):
             self._job.pause(seconds_to_settle(last, now))
         self._pass(lambda ref: ref.last_modified <= last)
 
     def _pass(self, wanted: Callable[[ObjectRef], bool]) -> int:
         """Push all wanted objects past the mark, oldest first; how many there were."""
         refs = self._job.listed(
-            lambda ref: wanted(ref) and not self._claim.state.has_passed(ref),
-            self._claim.checkpoint,
+            lambda ref: wanted(ref) and self._claim.state.is_left(ref), self._claim.checkpoint
         )
         log.info("%s: this pass finds %d objects", self._claim.state.status.value, len(refs))
-        self._job.push(refs, self._move_mark)
+        self._done = 0
+        try:
+            self._job.push(refs, self._move_mark)
+        finally:
+            self._lag.tell(refs[self._done : self._done + 1])
         return len(refs)
+
+    def _store_clock(self) -> int:
+        date = self._claim.look().date
+        self._lag.looked(date)
+        return date
 
     def _move_mark(self, settled: Sequence[Settled]) -> None:
         """Move the mark past these objects.
@@ -111,6 +123,7 @@ class CatchUpWorker:
                 state = state.without_failure(key)
             mark = (entry.ref.last_modified, key)
             self._claim.state = dataclasses.replace(state, mark=mark)
+            self._done += 1
         self._claim.checkpoint()
 
 
@@ -121,9 +134,11 @@ def _settled_by(now: int, ref: ObjectRef) -> bool:
 # --- runs with an event --------------------------------------------------------------------------
 
 
-def push_unless_the_workers(job: Job, key: str, state: CatchUp, snapshot: Snapshot) -> CatchUp:
+def push_unless_the_workers(
+    job: Job, key: str, state: CatchUp, snapshot: Snapshot | None
+) -> CatchUp:
     """Push the event's object unless it is the worker's; what STATE says afterwards."""
-    cutoff = state.cutoff_at(snapshot)
+    cutoff = state.cutoff_at(snapshot) if snapshot else state.cutoff
     if (state.mark, cutoff) == (None, None) or (ref := job.stat(key)) is None:
         return state
     match state.duty(ref, cutoff):

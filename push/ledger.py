@@ -23,6 +23,8 @@ class Settled:
     permanent: bool = True
     """Whether another run would fail again: a fault of the object, not of a service or a right."""
     filtered: int = 0
+    unread: bool = False
+    """Whether the store did not hand it out."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class _OpenObject:
     error: str | None = None
     skipped: bool = False
     permanent: bool = True
+    unread: bool = False
 
     @property
     def settled(self) -> bool:
@@ -73,11 +76,13 @@ class Ledger:
         self._objects[number].all_added = True
         self._objects[number].skipped = skipped
 
-    def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
+    def fail(
+        self, number: int, error: str, *, permanent: bool = True, unread: bool = False
+    ) -> None:
         """The object can't become done any more; the first reason given is kept."""
         entry = self._objects.get(number)
         if entry and entry.error is None:
-            entry.error, entry.permanent = error, permanent
+            entry.error, entry.permanent, entry.unread = error, permanent, unread
 
     def record(self, receipt: Receipt) -> None:
         """Record the result of a batch."""
@@ -101,6 +106,7 @@ class Ledger:
                 entry.skipped,
                 entry.permanent,
                 entry.filtered,
+                entry.unread,
             )
 
     def give_up(self, error: str) -> Iterator[Settled]:
@@ -155,6 +161,8 @@ class Tally:
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
     not_begun_reason: str = ""
+    lag_seconds: int | None = None
+    """Age of the oldest object that has settled in the bucket and is not pushed; None: unknown."""
 
     @property
     def failed_total(self) -> int:

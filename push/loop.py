@@ -170,11 +170,12 @@ class Pusher:
             nothing = True
         except (ObjectError, Unreadable) as error:
             permanent = isinstance(error, Unreadable) or error.permanent
-            push.ledger.fail(number, str(error), permanent=permanent)
+            unread = isinstance(error, ObjectError)
+            push.ledger.fail(number, str(error), permanent=permanent, unread=unread)
         except Exception as error:
             # Of a read it can be the store's fault; the same content would meet it again.
-            permanent = body is not error
-            push.ledger.fail(number, describe(error), permanent=permanent)
+            unread = body is error
+            push.ledger.fail(number, describe(error), permanent=not unread, unread=unread)
         push.ledger.close(number, skipped=nothing)
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:

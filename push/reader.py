@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -97,14 +97,30 @@ class Reader:
         self._wait_until_done(future)
         return future.result()
 
-    def _wait_until_done(
-        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
-    ) -> None:
-        """Wait; unlike a plain wait it notices that the run is to end, and raises Stopped then."""
-        while not wait([future], self._POLL_SECONDS).done:
+    def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """`function(*arguments)`, as one of several calls that go on at the same time."""
+        return self._pool.submit(function, *arguments)
+
+    def first(self, calls: Collection[Future[T]]) -> set[Future[T]]:
+        """Those of these calls that end first. Raises Stopped."""
+        while True:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
+            done = wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
+            if done:
+                return done
+
+    def _wait_until_done(
+        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait. Raises Stopped where the run is to end."""
+        while True:
+            if self._stop.requested():
+                raise Stopped
+            self.on_wait()
+            if future.done() or wait((future,), self._POLL_SECONDS).done:
+                return
             while_waiting()
 
     def pause(self, seconds: float) -> None:

@@ -87,7 +87,8 @@ def claim(job: Job, first: W, read: Read[W], snapshot: Snapshot | None) -> Claim
         job.state.check_preconditions(snapshot)
         own = secrets.token_hex(4)
         if snapshot:
-            log.warning("taking over from worker %s, at %s", state.worker or "none", state.mark)
+            if state.worker is not None:
+                log.warning("taking over from worker %s, at %s", state.worker, state.mark)
             state = state.claimed(job.job_run, own, snapshot)
         else:
             state = state.next(worker=job.job_run, claim=own)

@@ -125,6 +125,7 @@ def summary(
         "filtered": tally.filtered,
         "incomplete": tally.incomplete,
         "remarks": traffic.remarks if traffic else 0,
+        "lag_seconds": tally.lag_seconds,
         "seconds": round(seconds, 3),
         "version": VERSION,
     }

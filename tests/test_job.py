@@ -93,6 +93,7 @@ def test_all_objects_with_bearer_tokens(place: Place) -> None:
         "filtered": 0,
         "incomplete": 0,
         "remarks": 0,
+        "lag_seconds": None,
         "seconds": result.summary["seconds"],
         "version": VERSION,
     }

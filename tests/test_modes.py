@@ -275,6 +275,22 @@ def test_catch_up_from_nothing_to_finished(place: Place, objects: list[FlowLogOb
     assert state(place) == finished, "events only read STATE"
 
 
+def test_a_catch_up_of_a_period_leaves_the_rest_to_the_events(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
+    put_in_order(place, objects)
+    ends = [(BEGIN + timedelta(minutes=minute)).isoformat() for minute in (3, 7)]
+    period = dict(zip(("FLOWLOG_SINCE", "FLOWLOG_UNTIL"), ends, strict=True))
+    # Its own object is outside of the period: it is pushed by the run that works as well.
+    result = place.run(FLOWLOG_MODE="catch-up", CE_DATA=event(objects[9].key), **period)
+    assert result.code == 0
+    assert place.received() == lines_of(*objects[3:7], objects[9])
+    assert result.summary["lag_seconds"] == 0
+    # Whether or not a later run is given the period.
+    assert place.run(FLOWLOG_MODE="catch-up", CE_DATA=event(objects[8].key)).code == 0
+    assert place.received() == lines_of(*objects[3:7], *objects[8:])
+
+
 def test_events_leave_a_living_worker_alone(place: Place, objects: list[FlowLogObject]) -> None:
     put_in_order(place, objects)
     working = {"version": 1, "mode": "catch-up", "status": "working", "worker": "another",

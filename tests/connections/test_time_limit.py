@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from connections.iam import Tokens, TokenUnavailable
+from connections.iam import ApiKey, Tokens, TokenUnavailable
 from connections.time_limit import TooSlow, seconds_left, time_limit
 from standins.faults import Answer, Silence
 from standins.iam import IAM
@@ -17,7 +17,7 @@ def test_both_limits_hold_where_a_token_is_fetched_inside_an_exchange() -> None:
         iam.script.always(Silence())
         # By the limit of the token alone it would be TokenUnavailable, and only after ten seconds.
         with pytest.raises(TooSlow, match=r"0\.3 s"), time_limit(0.3):
-            Tokens("key", iam.url).get_token()
+            Tokens(ApiKey("key"), iam.url).get_token()
 
 
 def test_an_outer_limit_holds_again_behind_an_inner_one() -> None:
@@ -33,7 +33,7 @@ def test_an_outer_limit_holds_again_behind_an_inner_one() -> None:
 def test_iam_is_asked_once_for_all_who_wait() -> None:
     with IAM("key") as iam:
         iam.script.next([Answer(429, {"Retry-After": "50"})])
-        tokens = Tokens("key", iam.url)
+        tokens = Tokens(ApiKey("key"), iam.url)
         for _ in range(3):
             with pytest.raises(TokenUnavailable) as caught:
                 tokens.get_token()
@@ -44,7 +44,7 @@ def test_iam_is_asked_once_for_all_who_wait() -> None:
 
 def test_a_token_is_used_until_it_is_refused_where_iam_can_not_renew_it() -> None:
     with IAM("key", lifetime=0) as iam:
-        tokens = Tokens("key", iam.url)
+        tokens = Tokens(ApiKey("key"), iam.url)
         first = tokens.get_token()
         iam.script.always(Answer(503))
         assert tokens.get_token() == first
@@ -55,7 +55,7 @@ def test_a_token_is_used_until_it_is_refused_where_iam_can_not_renew_it() -> Non
 
 def test_a_token_that_was_replaced_just_now_is_not_replaced_again() -> None:
     with IAM("key") as iam:
-        tokens = Tokens("key", iam.url)
+        tokens = Tokens(ApiKey("key"), iam.url)
         first = tokens.get_token()
         assert tokens.replace(first)
         second = tokens.get_token()

@@ -33,8 +33,9 @@ from destinations.otlp import OTLP, meaning
 from lib import lines_of
 from logdna_synchronous import Delivery
 from push.selection import Selection
+from run.masking import secrets_of
 from run.report import SafeFormatter
-from run.settings import read_settings, secrets_of
+from run.settings import read_settings
 from standins.faults import Answer
 from standins.flowlogs import flow_log_objects
 from standins.otlp import KIND, attributes

@@ -319,6 +319,7 @@ class Protocol(RuleBasedStateMachine):
     """Rules and bookkeeping that both modes share."""
 
     mode: str
+    job: type[ModelJob] = ModelJob
 
     def __init__(self) -> None:
         super().__init__()
@@ -446,7 +447,7 @@ class Protocol(RuleBasedStateMachine):
         name = name or f"run-{self.started}"
 
         def body(run: Run) -> None:
-            started.job = job = ModelJob(self.world, run, lag, name)
+            started.job = job = self.job(self.world, run, lag, name)
             with contextlib.suppress(PushEnded):  # what was not delivered is in the tally
                 mode(job, event)
             if job.tally.failed_total:
