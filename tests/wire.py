@@ -5,7 +5,6 @@ So thousands of runs take seconds, and an answer can hold what no well-behaved s
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
@@ -23,7 +22,6 @@ import urllib3.util.connection
 import flowlog
 import logdna_synchronous
 import push.reader
-from bucket import store
 from connections import iam
 from tests.harness import PREFIX, SECRETS, Result
 
@@ -136,7 +134,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
 
     Tokens are those of the run before, unless it is told to ask for new ones.
     """
-    sleep, client = time.sleep, store.create_client
+    sleep = time.sleep
     silent, other = os.pipe()
     answers: Answers = lambda port, request: GOOD[part(port, request)]  # noqa: E731
 
@@ -169,7 +167,6 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     monkeypatch.setattr(time, "sleep", awake)
     for module in (push.reader, logdna_synchronous):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _Inline)
-    monkeypatch.setattr(store, "create_client", functools.lru_cache(client))
     try:
         yield run
     finally:

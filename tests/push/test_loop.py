@@ -10,6 +10,7 @@ import pytest
 import lib
 from bucket.listing import ObjectRef
 from bucket.store import Body
+from connections.retry import RetryPolicy
 from connections.stop import Stop
 from destinations.base import Added, DeliveryError, Line, Receipt, Source
 from push import loop
@@ -19,6 +20,7 @@ from push.loop import Progress
 
 class Bucket:
     concurrency = 4
+    policy = RetryPolicy()
 
     def read(self, key: str) -> Body:
         return Body(b'{"flow_logs":[{}]}', 1)
