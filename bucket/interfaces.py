@@ -76,7 +76,7 @@ class Walk:
         Raises ValueError where it is not that page.
         """
         if page.refs and page.refs[0].key <= self.after:
-            raise ValueError("it ignores `start-after`")
+            raise ValueError("it ignores start-after")
         self.pages += 1
         refs = page.refs
         if not refs or self._is_beyond(refs[-1].key):
