@@ -18,7 +18,7 @@ from functools import partial
 from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone, StoreError
-from bucket.interfaces import Walk
+from bucket.interfaces import Hours, Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.marks import beginning_at
 from bucket.shard import Shard
@@ -263,16 +263,16 @@ class Job:
 
     def newest(
         self,
-        begin: int | None,
+        hours: Hours | None,
         wanted: Callable[[ObjectRef], bool],
         after_page: Callable[[], None],
     ) -> Listing:
-        """The wanted flow logs, oldest first; of interfaces, those of the hour of `begin` or later.
+        """The wanted flow logs, oldest first; of interfaces, those of these hours (None: all).
 
         Raises StoreError, Stopped.
         """
         survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
-        return survey.listed(Walk(self.scope.prefix, begin), after_page)
+        return survey.listed(Walk(self.scope.prefix, hours), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
