@@ -1,7 +1,7 @@
 # Three commands do all their own set-up: `make run` shows the job at work, `make test` checks it,
 # `make bench` measures it (`make bench QUICK=1` is a short look that writes no file).
 PYTHON ?= python3
-# Where `make run` sends to: logdna or cloud-logs.
+# Where `make run` sends to: logdna, cloud-logs or otlp.
 DESTINATION ?= logdna
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,7 +17,7 @@ run: $(READY)
 test: lint types unit
 
 # import-linter knows packages only, so each file of the root is shown to it as one.
-FOLDERS := run push bucket destinations connections
+FOLDERS := deploy run push bucket destinations connections
 ROOT_FILES := flowlog lib logdna_synchronous test_flowlog_to_logdna
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -51,7 +51,7 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 
 # The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
 nightly: $(READY)
-	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push
+	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/destinations
 
 # Known vulnerabilities of what is in the image; says so and passes where there is no network.
 audit: $(READY)

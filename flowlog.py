@@ -56,8 +56,12 @@ def run(
     *,
     delivery: Callable[[Settings, Stop], Delivery] = open_delivery,
     on_progress: OnProgress | None = None,
+    named: bool = False,
 ) -> int:
-    """Do one run with this environment; its exit code. The last line logged is the summary."""
+    """Do one run with this environment; its exit code. The last line logged is the summary.
+
+    `named` says that a person has named the object, so that it is pushed whatever the mode.
+    """
     started = time.monotonic()
     secrets = secrets_of(environ)
     start_logging(log_level_of(environ), secrets)
@@ -65,7 +69,9 @@ def run(
     try:
         settings = read_settings(environ)
         opened = delivery(settings, stop)
-        code = _run_mode(settings, stop, opened, tally, on_progress or LoggedProgress())
+        mode = lib.push_named(settings.mode) if named else lib.MODES[settings.mode]
+        show = on_progress or LoggedProgress()
+        code = _run_mode(settings, mode, stop, opened, tally, show)
     except Unusable as unusable:
         for fault in unusable.faults:
             log.error("%s", fault)
@@ -86,6 +92,7 @@ def run(
 
 def _run_mode(
     settings: Settings,
+    mode: lib.Mode,
     stop: Stop,
     delivery: Delivery,
     tally: Tally,
@@ -93,7 +100,7 @@ def _run_mode(
 ) -> int:
     for warning in settings.warnings:
         log.warning("%s", warning)
-    scope = lib.Scope(settings.prefix, settings.state_key, settings.shard, settings.period)
+    scope = scope_of(settings)
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
         tally.skipped += 1
@@ -101,9 +108,10 @@ def _run_mode(
     log.info("mode %s, bucket %s at %s", settings.mode, settings.bucket, settings.endpoint)
     broken = True
     try:
-        job = lib.Job(open_store(settings), delivery, stop, scope, tally, on_progress)
+        store = open_store(settings, stop)
+        job = lib.Job(store, delivery, stop, scope, tally, on_progress)
         try:
-            lib.MODES[settings.mode](job, settings.event)
+            mode(job, settings.event)
         finally:
             job.close()
         return exit_code(tally, stop, broken=False)
@@ -125,15 +133,21 @@ def _run_mode(
     return exit_code(tally, stop, broken=broken)
 
 
-def open_store(settings: Settings) -> Store:
-    """The bucket of a run."""
-    return Store(
-        settings.endpoint,
-        settings.credentials,
-        settings.bucket,
-        settings.concurrency,
-        settings.retry.answer_seconds,
+def scope_of(settings: Settings) -> lib.Scope:
+    """Which objects concern a run, and what is sent of them."""
+    return lib.Scope(
+        settings.prefix,
+        settings.state_key,
+        settings.shard,
+        settings.period,
+        settings.selection,
+        settings.job_run,
     )
+
+
+def open_store(settings: Settings, stop: Stop) -> Store:
+    """The bucket of a run."""
+    return Store(settings.location, settings.retry, settings.concurrency, stop.pause)
 
 
 def _name_undelivered(settings: Settings, tally: Tally, why: str) -> None:

@@ -10,41 +10,42 @@ from __future__ import annotations
 import enum
 import functools
 import logging
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.interfaces import Hours, Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
+from bucket.marks import beginning_at
 from bucket.shard import Shard
-from bucket.state import (
-    CatchUp,
-    Remembered,
-    Replaced,
-    StateError,
-    StateObject,
-    Status,
-    cutoff,
-    read_catch_up,
-    read_remembered,
-    worker_is_gone,
-)
-from bucket.store import Store
+from bucket.state import StateError, StateObject
+from bucket.state_follow import Following, read_following
+from bucket.state_text import CatchUp, Status, read_catch_up
+from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
+from destinations.block import Block
 from logdna_synchronous import APP, Delivery
+from push.blocks import block_of
+from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
+from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
-from push.reader import InterruptibleState, Reader
-from push.worker import Worker
+from push.reader import Reader
+from push.remember import memory_of, remember_pushed
+from push.selection import OBJECT, Selection
+from push.state_exchange import StateExchange
+from push.survey import Survey
+from push.worker import claim
 
 log = logging.getLogger("flowlog.lib")
-
-_STATE_TRIES = 10
-_RACE_SECONDS = 0.5
 
 
 # --- which objects, in what order ----------------------------------------------------------------
@@ -68,13 +69,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run."""
+    """Which keys of the bucket concern this run, and what is sent of their flows."""
 
     prefix: str
     state_key: str
     shard: Shard
     period: Period = ALWAYS
     """When an object that no event names was written."""
+    selection: Selection = field(default_factory=Selection)
+    job_run: str = ""  # the same in all its tries; empty where it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
@@ -84,9 +87,11 @@ class Scope:
         """Why this event asks for nothing, or None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        if event.key == self.state_key:
+        # Some stores' events bear the key percent-encoded once more than it is.
+        keys = {event.key, decoded(event.key) or event.key}
+        if self.state_key in keys:
             return "this is the STATE object, not a flow log"
-        if not event.key.startswith(self.prefix):
+        if not any(key.startswith(self.prefix) for key in keys):
             return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
@@ -99,55 +104,75 @@ REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
 """Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
 
 
-def lines_of(content: bytes, key: str) -> tuple[Source, Iterator[Line]]:
-    """The lines of an object as stored, and where its flows come from. Raises Unreadable."""
+@dataclass(slots=True)
+class Lines:
+    """The lines of one object; contract, section 4. Iterating raises Unreadable."""
+
+    flow_log: FlowLog
+    key: str
+    selection: Selection
+    filtered: int = 0
+    """How many flows were left out so far."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from, and what their lines have in common."""
+        shared = self.selection.shared(self.flow_log.fields, self._added())
+        return replace(source_of(self.flow_log), fields=shared)
+
+    def _added(self) -> dict[str, str]:
+        digest = sha256(self.key.encode()).hexdigest()
+        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
+
+    def block(self) -> Block | None:
+        """All lines at once, where the object's text allows that."""
+        block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
+        if block and block.wanted is not None:
+            self.filtered = block.wanted.count(False)
+        return block
+
+    def __iter__(self) -> Iterator[Line]:
+        self.filtered = 0
+        fields, added = self.flow_log.fields, self._added()
+        captured = fields.get("capture_end_time")
+        wanted = self.selection.tester(fields, added)
+        parts = self.selection.renderer(fields, added)
+        for row, entry in enumerate(self.selection.entries(self.flow_log)):
+            if not wanted(entry, row):
+                self.filtered += 1
+                continue
+            head, own, tail, values = parts(entry, row)
+            yield Line(
+                own,
+                milliseconds(entry.get("end_time") or captured),
+                entry.get("action") == "rejected",
+                head,
+                tail,
+                values,
+            )
+
+
+def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
+    """One line for each entry that is wanted; all are where nothing is selected."""
+    return Lines(flow_log, key, selection or Selection())
+
+
+def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
+    """The lines of an object as stored. Raises Unreadable."""
     flow_log = decode(content)
-    return source_of(flow_log), lines(flow_log, key)
-
-
-def lines(flow_log: FlowLog, key: str) -> Iterator[Line]:
-    """One line an entry; contract, section 4. Raises Unreadable."""
-    fields, added = flow_log.fields, {"_app": APP, "key": key}
-    captured = fields.get("capture_end_time")
-    parts = _parts(fields, added)
-    if len(flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
+    if len(flow_log.entries) * len(render(flow_log.fields)) > REPEATED_LIMIT_BYTES:
         raise Unreadable("too large: what is repeated in every line takes too much in all")
-    for entry in flow_log.entries:
-        head, own, tail = parts(entry)
-        yield Line(
-            own,
-            milliseconds(entry.get("end_time") or captured),
-            entry.get("action") == "rejected",
-            head,
-            tail,
-        )
-
-
-def _parts(
-    fields: Mapping[str, Any], added: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], tuple[bytes, bytes, bytes]]:
-    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
-
-    What all lines share is rendered once, unless an entry has a field of the same name.
-    """
-    always = fields.keys() | added.keys()
-    head = b"{%b," % render({name: fields[name] for name in fields if name not in added})[1:-1]
-    tail = b",%b" % render(added)[1:]
-    apart = bool(fields) and fields.keys().isdisjoint(added)
-
-    def parts(entry: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        if apart and entry and always.isdisjoint(entry):
-            return head, render(entry)[1:-1], tail
-        return b"", render({**fields, **entry, **added}), b""
-
-    return parts
+    return Lines(flow_log, key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
     """What the object says of where its flows come from."""
     # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
     vpc_id = _label(flow_log.fields.get("vpc_crn")).rpartition(":")[2]
-    return Source(vpc_id, _label(flow_log.fields.get("network_interface_id")))
+    interface_id = _label(flow_log.fields.get("network_interface_id"))
+    # IBM Cloud docs, VPC, "Viewing flow log objects".
+    incomplete = flow_log.fields.get("state") == "skip data"
+    return Source(vpc_id, interface_id, incomplete)
 
 
 def _label(value: object) -> str:
@@ -181,10 +206,14 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
+        self.job_run = scope.job_run or secrets.token_hex(4)
         self._reader = Reader(store, stop)
-        self.state = StateObject(InterruptibleState(self._reader), scope.state_key)
+        self._exchange = StateExchange(store, stop, store.policy)
+        self.state = StateObject(self._exchange, scope.state_key)
         self._delivery = delivery
-        self._pusher = Pusher(self._reader, delivery, lines_of, tally, on_progress)
+        self._pusher = Pusher(
+            self._reader, delivery, partial(lines_of, scope.selection), tally, on_progress
+        )
 
     def listed(
         self,
@@ -201,7 +230,7 @@ class Job:
             for page in self._reader.pages(self.scope.prefix):
                 for ref in page:
                     empty = False
-                    if self.scope.holds(ref.key) and self.scope.period.holds(ref) and wanted(ref):
+                    if self.scope.holds(ref.key) and wanted(ref):
                         listing.append(ref)
                 after_page()
         except StateError:
@@ -227,6 +256,19 @@ class Job:
             text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
             log.warning(text, self.scope.prefix, others[0])
 
+    def newest(
+        self,
+        hours: Hours | None,
+        wanted: Callable[[ObjectRef], bool],
+        after_page: Callable[[], None],
+    ) -> Listing:
+        """The wanted flow logs, oldest first; of interfaces, those of these hours (None: all).
+
+        Raises StoreError, Stopped.
+        """
+        survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
+        return survey.listed(Walk(self.scope.prefix, hours), after_page)
+
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.
 
@@ -240,6 +282,13 @@ class Job:
         except ObjectError as error:
             self.tally.failed.append(key, str(error))
         return None
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service.
+
+        Not while it waits for STATE: the call may be an exchange about STATE itself.
+        """
+        self._reader.on_wait = self._delivery.on_wait = call
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
@@ -257,8 +306,10 @@ class Job:
         self._delivery.send()
 
     def close(self) -> None:
-        """Queued reads and requests are cancelled."""
+        """Queued reads and requests are cancelled; fields that no flow had are warned about."""
+        self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
+        self._exchange.close()
         self._delivery.close()
 
 
@@ -270,7 +321,7 @@ def simple(job: Job, event: Event | None) -> None:
     if event:
         job.push([ObjectRef(0, event.key)])
     else:
-        _push_all(job, job.listed())
+        _push_all(job, job.listed(job.scope.period.holds))
 
 
 def _push_all(job: Job, refs: Listing) -> None:
@@ -281,9 +332,11 @@ def _push_all(job: Job, refs: Listing) -> None:
 
 def remember(job: Job, event: Event | None) -> None:
     """Event: push the object, and remember the oldest one. No event: push what is older."""
-    memory = _memory(job)
+    memory = memory_of(job, job.scope.prefix)
     if event is None:
-        _push_all(job, job.listed(lambda ref: memory is None or memory.wants(ref)))
+        period = job.scope.period
+        wanted = job.listed(lambda ref: period.holds(ref) and (not memory or memory.wants(ref)))
+        _push_all(job, wanted)
         return
     ref = job.stat(event.key)
     if ref is None:
@@ -292,102 +345,48 @@ def remember(job: Job, event: Event | None) -> None:
         job.state.check_preconditions(job.state.read())
     job.push([ref])
     if job.tally.objects:
-        _remember(job, Remembered(ref.last_modified, ref.key))
-
-
-def _memory(job: Job) -> Remembered | None:
-    """What STATE remembers, if there is one."""
-    snapshot = job.state.read()
-    if snapshot is None:
-        return None
-    memory = read_remembered(snapshot, job.scope.state_key, job.scope.prefix)
-    if not memory.bare:
-        return memory
-    if ref := job.stat(memory.key):
-        return replace(memory, last_modified=ref.last_modified)
-    log.warning(
-        "STATE %r holds a bare key whose object is gone: taking the time of STATE for it,"
-        " so objects that events have pushed just before may be sent again",
-        job.scope.state_key,
-    )
-    return memory
-
-
-def _remember(job: Job, pushed: Remembered) -> None:
-    """Let STATE name the object, unless it names an older one."""
-    for _ in range(_STATE_TRIES):
-        snapshot, memory = job.state.read(), _memory(job)
-        if memory and memory.older_than(pushed):
-            return
-        try:
-            job.state.write(pushed.content(), snapshot.etag if snapshot else None)
-        except Replaced:
-            continue
-        return
-    raise StateError(f"the STATE object {job.scope.state_key!r} keeps changing; nothing is lost")
+        remember_pushed(job, job.scope.prefix, ref)
 
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; once it closes, events push theirs."""
-    own = event
-    for _ in range(_STATE_TRIES):
-        snapshot = job.state.read()
-        if snapshot is None:
-            job.state.check_preconditions(None)
-            worker = Worker.start(job)
-        else:
-            state = read_catch_up(snapshot, job.scope.state_key)
-            divide = cutoff(state, snapshot)
-            if own and divide is not None:
-                _push_if_newer(job, own, divide)
-                if job.tally.failed_total:
-                    return
-                own = None
-            if state.status is Status.FINISHED or not worker_is_gone(state, snapshot):
-                _say_state(state, event)
-                return
-            job.state.check_preconditions(snapshot)
-            worker = Worker.take_over(job, state, snapshot)
-        if worker:
-            worker.run()
-            return
-        # Another run was faster: look again what there is to do.
-        job.pause(_RACE_SECONDS)
-    raise StateError(f"the STATE object {job.scope.state_key!r} can't be created; nothing is lost")
-
-
-def _push_if_newer(job: Job, event: Event, divide: int) -> None:
-    """Push the event's object unless it is the worker's."""
-    ref = job.stat(event.key)
-    if ref and ref.last_modified > divide:
-        job.push([ref])
-    elif ref:
-        log.info("the worker has pushed this object, or will: %s", event.key)
-
-
-def _say_state(state: CatchUp, event: Event | None) -> None:
-    if state.status is not Status.FINISHED:
-        log.info("worker %s is at work; it pushes everything up to its closing", state.worker)
-    elif event is None:
-        log.info("nothing to do: the catch-up has finished; delete STATE to start over")
-    if state.failed_total:
-        log.warning(
-            "the catch-up could not deliver %d objects, among them: %s",
-            state.failed_total,
-            ", ".join(state.failed),
-        )
+    first = CatchUp.beginning(job.scope.period, time.time())
+    snapshot = job.state.read()
+    state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
+    if event:
+        state = push_unless_the_workers(job, event.key, state, snapshot)
+    warn_of_failures(state)
+    if event and (state.status is Status.FINISHED or job.tally.failed_total):
+        return
+    if held := claim(job, first, read_catch_up, snapshot):
+        CatchUpWorker(job, held).run()
 
 
 def follow(job: Job, event: Event | None) -> None:
-    """A timer's mode: each run goes on at the mark; events have nothing to do."""
+    """A timer's run pushes what is past the mark, and lets go; events have nothing to do."""
     if event:
         log.info("nothing to do for %s: the timer's runs find it", event.key)
         job.tally.skipped += 1
         return
-    raise StateError("FLOWLOG_MODE follow does not push anything yet")
+    first = Following.beginning(beginning_at(job.scope.period.since))
+    if held := claim(job, first, read_following, job.state.read()):
+        Follower(job, held, job.scope.period.until).run()
 
 
-MODES: Mapping[str, Callable[[Job, Event | None], None]] = {
+def push_named(mode: str) -> Mode:
+    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+
+    def push(job: Job, event: Event | None) -> None:
+        simple(job, event)
+        if mode == "catch-up" and event and job.tally.objects:
+            strike_out(job, event.key)
+
+    return push
+
+
+Mode = Callable[[Job, Event | None], None]
+
+MODES: Mapping[str, Mode] = {
     "simple": simple,
     "remember": remember,
     "catch-up": catch_up,

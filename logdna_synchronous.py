@@ -15,38 +15,37 @@ import logging
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import orjson
 import requests
 import tenacity
-from isal import isal_zlib
 
-from connections.retry import RetryPolicy, TryAgain, Window, retry_after_seconds, retrying
+from connections.retry import RetryPolicy, TryAgain, Window, retrying
 from connections.unforeseen import describe
+from destinations import answers
 from destinations.base import (
     Added,
-    BatchRefused,
     DeliveryError,
     Destination,
+    Failure,
     KeyRejected,
     Line,
-    LineTooLong,
     LongLine,
     Receipt,
     ServiceUnavailable,
     Source,
     Variables,
-    Verdict,
-    fault_of_lines,
-    verdict,
 )
 from destinations.batch import Batch, Packer
+from destinations.block import Block
 from destinations.exchange import Exchange, Traffic
+from destinations.in_flight import LinesNotTaken, Part, Result
+from destinations.intake import add_block, add_lines
+from destinations.messages import Messages
 
 log = logging.getLogger("flowlog.delivery")
 
@@ -58,11 +57,11 @@ BATCH_BYTES = 2_000_000
 """Size at which a request is closed, uncompressed: large enough that its cost per line vanishes,
 small enough that several can be in flight in the memory of the smallest instance."""
 
+SPLIT_REQUESTS = 64
+"""So many requests a batch may take until it is known which of its lines are refused."""
+
 PENDING_SECONDS = 3.0
 """A line waits at most so long for others to fill its request."""
-
-GZIP = 16 + 15
-"""What zlib calls a gzip member with the largest window."""
 
 
 # --- LogDNA's own requests -----------------------------------------------------------------------
@@ -95,28 +94,24 @@ class LogDNA(Destination):
     line_limit_bytes = 16 * 1024
     long_line = LongLine.CUT
 
-    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into elements of a request. `now` in UTC milliseconds."""
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
+        """Tells what stands before and after a line's own text in an element."""
         shared = functools.lru_cache(maxsize=4)(_escaped)
 
-        def render(line: Line) -> bytes:
-            return b'{"line":"%b%b%b","timestamp":%d,"level":"%b","app":"FLCE","hostname":"%b"}' % (
-                shared(line.head),
-                _escaped(line.own),
+        def around(line: Line) -> tuple[bytes, bytes]:
+            after = b'%b","timestamp":%d,"level":"%b","app":"FLCE","hostname":"%b"}' % (
                 shared(line.tail),
                 self.timestamp(line, now),
                 b"WARN" if line.rejected else b"INFO",
                 HOSTNAME.encode(),
             )
+            return b'{"line":"' + shared(line.head), after
 
-        return render
+        return around
 
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
-        """The body of a request as it goes over the wire: compressed."""
-        # Level 1: flow logs are so repetitive that a higher one costs more time than it saves. And
-        # part by part, since a copy of the whole text costs as much time again, and its memory.
-        packer = isal_zlib.compressobj(level=1, wbits=GZIP)
-        return b"".join([*map(packer.compress, parts), packer.flush()])
+    def quoted(self, text: bytes) -> bytes:
+        """A text without escapes as it stands in an element: inside a string of JSON."""
+        return _escaped(text)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
@@ -133,6 +128,10 @@ class LogDNA(Destination):
             # A redirect would carry the key to a host nobody named.
             allow_redirects=False,
         )
+
+    def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
+        """What an answer to a request of so many lines means."""
+        return answers.logdna(status, text, lines)
 
 
 def _parse_region(text: str) -> str:
@@ -156,96 +155,117 @@ class Sender:
         self,
         destination: Destination,
         policy: RetryPolicy,
-        no_retries: threading.Event,
         connections: int,
+        no_more_waits: threading.Event,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
-        """`no_retries`, once set, ends every wait between tries and permits no further one."""
+        """`no_more_waits`, once set, ends every wait between tries and permits no further one."""
         self.traffic = Traffic()
-        self.fatal: DeliveryError | None = None
+        self.ended_by: DeliveryError | None = None
         self.window = Window(connections)
         self._destination = destination
         self._policy = policy
-        self._no_retries = no_retries
+        self._no_more_waits = no_more_waits
+        self._clock = clock
+        self._sleep = sleep or tenacity.sleep_using_event(no_more_waits)
         self._exchange = Exchange(destination, policy, self.traffic, connections)
+        self._messages = Messages(destination)
+        self._splitting_helps = True
 
     def send(self, batch: Batch) -> Receipt:
         """Send `batch` until there is a final answer for every line of it."""
-        try:
-            answer = self._post_with_retries(batch)
-        except (KeyRejected, ServiceUnavailable) as error:
-            # Nothing else will work, so waiting requests need not be tried again.
-            self.fatal = self.fatal or error
-            self._no_retries.set()
-            return Receipt(Counter(), dict.fromkeys(batch.owners, str(error)), error)
-        except BatchRefused as error:
-            failed = dict.fromkeys(batch.owners, str(error))
-            return Receipt(Counter(), failed, permanent=error.permanent)
-        if answer is Verdict.SPLIT:
-            first, second = (self.send(half) for half in batch.halves())
-            return Receipt(
-                first.accepted + second.accepted,
-                first.failed | second.failed,
-                first.fatal or second.fatal,
-                any(half.failed for half in (first, second))
-                and all(half.permanent for half in (first, second) if half.failed),
-            )
-        return Receipt(batch.counts())
+        result, parts, requests = Result(may_split=self._splitting_helps), deque([batch]), 0
+        # The larger parts come first: what is not told apart in the end is as small as can be.
+        while parts and requests < SPLIT_REQUESTS and not result.ended_by:
+            parts.extend(self._send_part(parts.popleft(), result))
+            requests += 1
+        for part in parts:
+            if result.ended_by:
+                result.end(part, result.ended_by)
+            else:
+                reason = self._messages.not_told_apart(SPLIT_REQUESTS)
+                result.fail(part.owners, reason, permanent=True)
+        if result.accepted:
+            self._splitting_helps = True
+        elif requests > 1 and not result.ended_by:
+            self._splitting_helps = False
+        return result.receipt()
 
-    def _post_with_retries(self, batch: Batch) -> Verdict:
-        body = self._destination.encode(batch.parts(self._destination))
+    def _send_part(self, lines: Batch, result: Result) -> tuple[Batch, ...]:
+        """Send lines until each of them has its final answer, and record that in `result`.
+
+        Returns two batches to send instead, where the service does not say which lines it refuses.
+        """
+        part = Part(lines, self._destination)
         tries = retrying(
             self._policy,
-            sleep=tenacity.sleep_using_event(self._no_retries),
-            ended=self._no_retries.is_set,
-            on_wait=self._log_retry,
+            sleep=self._sleep,
+            clock=self._clock,
+            ended=self._no_more_waits.is_set,
+            on_wait=self._messages.log_wait,
         )
         try:
             for attempt in tries:
                 with attempt:
-                    number = attempt.retry_state.attempt_number
-                    return self._post_once(body, len(batch), first=number == 1)
+                    first = attempt.retry_state.attempt_number == 1
+                    return self._try(part, result, first=first)
         except TryAgain as error:
-            raise ServiceUnavailable(
-                f"{self._destination.name} did not take the lines: {error};"
-                f" look at {self._destination.endpoint_setting} and the service's status"
-            ) from None
-        raise AssertionError("unreachable: tenacity returns or raises")
+            reason = self._messages.not_taken(error)
+            if isinstance(error, LinesNotTaken) and result.accepted:
+                # The service is well, but for these lines: others can still be delivered.
+                result.fail(part.lines.owners, reason, permanent=False)
+            else:
+                self._end(part, result, ServiceUnavailable(reason))
+        except DeliveryError as error:
+            self._end(part, result, error)
+        return ()
 
-    def _log_retry(self, error: TryAgain, tries: int, seconds: float) -> None:
-        log.warning(
-            "%s: %s; try %d follows in %.1f s", self._destination.name, error, tries + 1, seconds
-        )
+    def _end(self, part: Part, result: Result, error: DeliveryError) -> None:
+        """Nothing else will work, so requests that wait need not be tried again."""
+        result.end(part.lines, error)
+        self.ended_by = self.ended_by or error
+        self._no_more_waits.set()
 
-    def _post_once(self, body: bytes, lines: int, *, first: bool) -> Verdict:
-        """One request. Returns DELIVERED or SPLIT, raises for everything else."""
+    def _try(self, part: Part, result: Result, *, first: bool) -> tuple[Batch, ...]:
+        """One request. Raises TryAgain, and DeliveryError where no other one would work."""
         with self.window.slot() as halvings:
-            if self.fatal:
-                raise self.fatal
-            response = self._exchange.post(body, first=first)
-        status = response.status_code
-        match verdict(status):
-            case Verdict.DELIVERED:
+            if self.ended_by:
+                raise self.ended_by
+            answer = self._exchange.post(part.body, first=first)
+        meaning = self._destination.meaning(answer.status, answer.text, len(part.lines))
+        if isinstance(meaning, answers.NotNow | answers.ByLine) and meaning.overloaded:
+            self.window.overloaded(halvings)
+        match meaning:
+            case answers.Delivered(remark):
                 self.window.good()
-                return Verdict.DELIVERED
-            case Verdict.RETRY:
-                if status in (429, 503):
-                    self.window.overloaded(halvings)
-                after = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
-                raise TryAgain(f"it answered {status}", after)
-            case Verdict.KEY_REJECTED if self._destination.replaced_credentials(response):
-                raise TryAgain("its token had expired", after=0)
-            case Verdict.KEY_REJECTED:
-                raise KeyRejected(
-                    f"{self._destination.name} rejected the key ({status});"
-                    f" look at {self._destination.key_setting}"
-                )
-            case Verdict.SPLIT if lines > 1:
-                return Verdict.SPLIT
-        raise BatchRefused(
-            f"{self._destination.name} refused the lines ({status});"
-            f" if it refuses all of them, look at {self._destination.endpoint_setting}",
-            permanent=fault_of_lines(status),
-        )
+                if remark:
+                    self.traffic.count_remark()
+                    self._messages.log_remark(remark)
+                result.accept(part.lines)
+            case answers.ByLine():
+                refused = self._messages.refused(*meaning.refusals)
+                part.take_some(meaning, result, refused, answer.retry_after)
+            case answers.SomeRefused(count, why):
+                reason = self._messages.refused_some(count, len(part.lines), why)
+                result.fail(part.lines.owners, reason, permanent=True)
+            case answers.NotNow(why):
+                raise TryAgain(why, answer.retry_after)
+            case answers.KeyRefused(status):
+                if self._destination.replaced_credentials(answer.response):
+                    raise TryAgain("its token had expired", after=0)
+                raise KeyRejected(self._messages.key_rejected(status))
+            case answers.LinesRefused() if len(part.lines) > 1 and result.may_split:
+                self._messages.log_reason(answer)
+                return part.lines.halves()
+            case answers.LinesRefused(status) | answers.RequestRefused(status):
+                self._messages.log_reason(answer)
+                # Of several lines nobody knows whether each of them would be refused again.
+                alone = isinstance(meaning, answers.LinesRefused) and len(part.lines) == 1
+                reason = self._messages.refused(status)
+                result.fail(part.lines.owners, reason, permanent=alone)
+        return ()
 
 
 # --- delivery ------------------------------------------------------------------------------------
@@ -254,8 +274,9 @@ class Sender:
 class Delivery:
     """Lines in, receipts out, with at most `concurrency` requests in flight.
 
-    Belongs to one thread. `stop_requested` is asked while it waits: once it says True, nothing is
-    tried again, and requests in flight have `GRACE_SECONDS` left to be answered.
+    Belongs to one thread. `stop_requested` is asked while it waits: once it says True, no request
+    waits for another try, and those in flight have `GRACE_SECONDS` left to be answered. `ended_by`
+    is the error after which no batch is sent any more.
     """
 
     GRACE_SECONDS = 10.0
@@ -270,14 +291,18 @@ class Delivery:
         batch_bytes: int = BATCH_BYTES,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.fatal: DeliveryError | None = None
+        self.ended_by: DeliveryError | None = None
+        self.takes_blocks = True
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits for an answer."""
         self._destination = destination
         self._concurrency = concurrency
         self._stop_requested = stop_requested
         self._deadline: float | None = None
-        self._no_retries = threading.Event()
+        self._no_more_waits = threading.Event()
         self._packer = Packer(destination, batch_bytes)
-        self._sender = Sender(destination, policy or RetryPolicy(), self._no_retries, concurrency)
+        policy = policy or RetryPolicy()
+        self._sender = Sender(destination, policy, concurrency, self._no_more_waits)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sender")
         self._in_flight: dict[Future[Receipt], Batch] = {}
         self._receipts: list[Receipt] = []
@@ -289,32 +314,17 @@ class Delivery:
 
     def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
         """Take the lines of object `owner`; waits while all requests are in flight."""
-        destination = self._destination
-        render = destination.renderer(source, int(time.time() * 1000))
-        count = long = 0
-        refused = None
-        for line in lines:
-            count += 1
-            element = render(line)
-            if destination.limited_size(line, element) > destination.line_limit_bytes:
-                long += 1
-                if destination.long_line is LongLine.DROPPED:
-                    continue
-            try:
-                full = self._packer.add(owner, element)
-            except LineTooLong as error:
-                refused = str(error)
-                continue
-            if full:
-                self._submit(full)
-                self._collect(0)
-                # An object can have very many lines; no more of them would be delivered.
-                if self.fatal:
-                    break
-        if long and destination.long_line is LongLine.DROPPED:
-            limit = destination.line_limit_bytes
-            return Added(count, 0, f"{long} lines are over the service's limit of {limit} bytes")
-        return Added(count, long, refused)
+        return add_lines(self._packer, owner, lines, source, self._submit_full)
+
+    def add_block(self, owner: int, block: Block, source: Source) -> Added | None:
+        """The same for a block, much faster; None where its lines must be added one by one."""
+        return add_block(self._packer, owner, block, source, self._submit_full)
+
+    def _submit_full(self, batch: Batch) -> bool:
+        """Send a batch; whether it makes sense to add more: an object can have very many lines."""
+        self._submit(batch)
+        self._collect(0)
+        return self.ended_by is None
 
     def send(self) -> None:
         """Send the pending batch, although it is not full."""
@@ -346,14 +356,14 @@ class Delivery:
 
     def close(self) -> None:
         """Queued requests are cancelled; those in flight are left alone."""
-        self._no_retries.set()
+        self._no_more_waits.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, batch: Batch) -> None:
         while len(self._in_flight) >= self._concurrency:
             self._collect(self._POLL_SECONDS)
-        if self.fatal:
-            self._refuse(batch, self.fatal)
+        if self.ended_by:
+            self._refuse(batch, self.ended_by)
         else:
             self._in_flight[self._pool.submit(self._sender.send, batch)] = batch
 
@@ -361,12 +371,14 @@ class Delivery:
         """Turn finished requests into receipts, waiting for one up to `timeout` seconds."""
         if self._stop_requested() and self._deadline is None:
             self._deadline = time.monotonic() + self.GRACE_SECONDS
-            self._no_retries.set()
+            self._no_more_waits.set()
+        if timeout:
+            self.on_wait()
         for future in wait(self._in_flight, timeout, FIRST_COMPLETED).done:
             batch = self._in_flight.pop(future)
             receipt = self._receipt(future, batch)
             self._receipts.append(receipt)
-            self.fatal = self.fatal or receipt.fatal
+            self.ended_by = self.ended_by or receipt.ended_by
         if self._deadline is not None and time.monotonic() > self._deadline:
             self._give_up()
 
@@ -374,15 +386,15 @@ class Delivery:
         """The result of a batch; an error that nobody foresaw is the failure of its objects."""
         error = future.exception()
         if isinstance(error, Exception):
-            return Receipt(Counter(), dict.fromkeys(batch.owners, describe(error)))
+            return Receipt(Counter(), dict.fromkeys(batch.owners, Failure(describe(error))))
         return future.result()
 
     def _give_up(self) -> None:
         late = ServiceUnavailable("no answer came before the run had to end")
-        self.fatal = self.fatal or late
+        self.ended_by = self.ended_by or late
         batches, self._in_flight = list(self._in_flight.values()), {}
         for batch in batches:
             self._refuse(batch, late)
 
     def _refuse(self, batch: Batch, error: DeliveryError) -> None:
-        self._receipts.append(Receipt(Counter(), dict.fromkeys(batch.owners, str(error))))
+        self._receipts.append(Receipt(Counter(), dict.fromkeys(batch.owners, Failure(str(error)))))

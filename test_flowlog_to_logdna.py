@@ -8,7 +8,6 @@ It is no automatic test; those are in tests/.
 from __future__ import annotations
 
 import argparse
-import configparser
 import json
 import os
 import re
@@ -29,12 +28,13 @@ from logdna_synchronous import Delivery
 from push.loop import OnProgress, Progress
 from push.reader import Reader
 from run import settings as job_settings
+from run.ini import read_ini
 from run.masking import secrets_of
 from run.report import start_logging
 
 
 class Unusable(Exception):
-    """The ini file can't be used; the text says why."""
+    """There is nothing to test with; the text says why."""
 
 
 class DryRun(Delivery):
@@ -59,23 +59,6 @@ def nobody_reading_ends() -> Iterator[None]:
         yield
     except BrokenPipeError:
         os._exit(128 + signal.SIGPIPE)
-
-
-def read_ini(path: Path) -> dict[str, str]:
-    """Section `[env]` of the file, names in upper case. Raises Unusable."""
-    # No interpolation: a key may hold a percent sign.
-    ini = configparser.ConfigParser(interpolation=None)
-    try:
-        ini.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"can't read {path}: {error}") from None
-    except configparser.Error as error:
-        # Its full text repeats the line, and with it perhaps a key.
-        where = f", line {line}" if (line := getattr(error, "lineno", None)) else ""
-        raise Unusable(f"{path}{where} is not in ini format ({type(error).__name__})") from None
-    if not ini.has_section("env"):
-        raise Unusable(f"{path} has no section [env]; see test.ini.example")
-    return {name.upper(): value for name, value in ini["env"].items()}
 
 
 INSIDE_ONLY = {
@@ -106,7 +89,7 @@ def reachable_from_desk(environ: Mapping[str, str]) -> dict[str, str]:
 
 def newest_key(settings: job_settings.Settings, stop: Stop) -> str | None:
     """A flow log's key: the newest one on the first page of the listing. Raises Stopped."""
-    reader = Reader(flowlog.open_store(settings), stop)
+    reader = Reader(flowlog.open_store(settings, stop), stop)
     scope = lib.Scope(settings.prefix, settings.state_key, settings.shard)
     try:
         page = next(reader.pages(settings.prefix), [])
@@ -140,6 +123,17 @@ def progress_bar() -> OnProgress | None:
     return show
 
 
+DRY_RUN = {
+    # STATE must not claim that something was delivered.
+    "FLOWLOG_MODE": "simple",
+    # What a destination needs, so that the lines are those of this destination without it.
+    "LOGDNA_ENDPOINT": "dry-run.invalid",
+    "LOGDNA_INGESTION_KEY": "dry-run-key",
+    "CLOUD_LOGS_ENDPOINT": "dry-run.invalid",
+}
+"""The settings that a dry run has in place of those in the ini file."""
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -147,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("ini", type=Path, help="see test.ini.example")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--key", help="push this object, as a subscription would")
+    what.add_argument("--key", help="push this object, whatever the mode")
     what.add_argument("--all", action="store_true", help="push all objects, as a manual run would")
     parser.add_argument("--dry-run", action="store_true", help="print the lines, send nothing")
     return parser.parse_args()
@@ -155,12 +149,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def prepare(arguments: argparse.Namespace, stop: Stop) -> dict[str, str]:
     """The job's environment. Raises Unusable and what the job itself would raise."""
-    environ = reachable_from_desk(read_ini(arguments.ini))
+    environ = reachable_from_desk(read_ini(arguments.ini)[0])
     if arguments.dry_run:
-        # STATE must not claim that something was delivered.
-        environ["FLOWLOG_MODE"] = "simple"
-        environ |= {"LOG_DESTINATION": "logdna", "LOGDNA_ENDPOINT": "dry-run.invalid"}
-        environ["LOGDNA_INGESTION_KEY"] = "no-key-needed"
+        environ |= DRY_RUN
+        if environ.get("COS_HMAC_ACCESS_KEY_ID"):
+            # The bucket needs no other credentials, and a destination that would is not asked.
+            environ["APIKEY"] = environ.get("APIKEY") or "dry-run-key"
     if arguments.all:
         return environ
     key = arguments.key
@@ -187,7 +181,7 @@ def run(arguments: argparse.Namespace, stop: Stop) -> int:
         print("stopped; nothing was sent", file=sys.stderr)
         return 128 + (stop.signal or 0)
     if not arguments.dry_run:
-        return flowlog.run(environ, stop, on_progress=progress_bar())
+        return flowlog.run(environ, stop, on_progress=progress_bar(), named=not arguments.all)
     return flowlog.run(environ, stop, delivery=lambda settings, _: DryRun(settings.destination))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.cpulimit import control_group, duty_cycle
 from bench.measure import (
@@ -109,7 +111,8 @@ class Part:
 
 
 OBJECTS, CONCURRENCY, ARRAY = "objects", "FLOWLOG_CONCURRENCY", "JOB_ARRAY_SIZE"
-CLOUD_LOGS = {"LOG_DESTINATION": "cloud-logs"}
+OTHER_DESTINATIONS = {"cloud-logs": "IBM Cloud Logs", "otlp": "OTLP"}
+"""By the value of LOG_DESTINATION."""
 SMALLEST_CPUS, SMALLEST_MEMORY = 0.125, 256 * MIB
 READS_IN_ARRAY = 2
 """Of each instance, so that the wire and not the cores of this machine is what bounds it."""
@@ -121,7 +124,7 @@ MOST_SPREAD = 0.1
 
 
 def workloads(scale: Scale) -> Part:
-    """W1 and W2, without latency and with, to both destinations."""
+    """W1 and W2, without latency and with, to each destination."""
     rows: list[Row] = []
     goals = {("W1", NONE): 4, ("W1", WIDE): 30, ("W2", NONE): 5, ("W2", WIDE): 100}
     for name, workload in (("W1", scale.w1), ("W2", scale.w2)):
@@ -134,7 +137,10 @@ def workloads(scale: Scale) -> Part:
                     latency,
                     {
                         "job": Contender(JOB, times=scale.times),
-                        "cloud-logs": Contender(JOB, CLOUD_LOGS, scale.times),
+                        **{
+                            name: Contender(JOB, {"LOG_DESTINATION": name}, scale.times)
+                            for name in OTHER_DESTINATIONS
+                        },
                         "reference": Contender(REFERENCE, times=times),
                     },
                 )
@@ -144,7 +150,7 @@ def workloads(scale: Scale) -> Part:
 
 
 def _against(what: str, found: Mapping[str, Median], goal: float) -> list[Row]:
-    job, cloud_logs, reference = found["job"], found["cloud-logs"], found["reference"]
+    job, reference = found["job"], found["reference"]
     faster = reference.wall / job.wall
     return [
         Row(
@@ -163,11 +169,15 @@ def _against(what: str, found: Mapping[str, Median], goal: float) -> list[Row]:
             goal="under 100 MiB",
             met=job.peak < 100,
         ),
-        Row(
-            f"{what}: to IBM Cloud Logs",
-            f"{_seconds(job.wall)} to LogDNA",
-            _seconds(cloud_logs.wall),
-            f"{cloud_logs.wall / job.wall:.2f} times the time",
+        *(
+            Row(
+                f"{what}: to {service}",
+                f"{_seconds(job.wall)} to LogDNA",
+                _seconds(found[name].wall),
+                f"{found[name].wall / job.wall:.2f} times the time,"
+                f" {found[name].cpu / job.cpu:.2f} times the CPU",
+            )
+            for name, service in OTHER_DESTINATIONS.items()
         ),
     ]
 
@@ -426,6 +436,75 @@ def gets(scale: Scale) -> Part:
     )  # fmt: skip
 
 
+# --- what is chosen ------------------------------------------------------------------------------
+
+EIGHT_FIELDS = {
+    "FLOWLOG_FIELDS": "start_time,action,direction,initiator_ip,initiator_port,target_ip,"
+    "target_port,transport_protocol"
+}
+A_TENTH = {"FLOWLOG_WHERE": "action=='rejected'"}
+NEARLY_ALL = {
+    "FLOWLOG_WHERE": "!(cidr(initiator_ip, '10.240.0.0/20') && cidr(target_ip, '10.240.0.0/20'))"
+}
+ALL = "all fields of all flows"
+CHOICES: Sequence[tuple[str, Mapping[str, str], float | None]] = (
+    (ALL, {}, None),
+    ("eight fields", EIGHT_FIELDS, 0.7),
+    ("action=='rejected', a tenth of the flows", A_TENTH, 0.8),
+    ("a filter with cidr that keeps nearly all", NEARLY_ALL, 1.3),
+    ("eight fields of a tenth of the flows", {**EIGHT_FIELDS, **A_TENTH}, None),
+)
+"""What is measured side by side, and the goal for its time, as a share of the first one's."""
+
+SERVICES = (("LogDNA", {}), ("IBM Cloud Logs", {"LOG_DESTINATION": "cloud-logs"}))
+
+FLOWS_A_DAY = 100 * 1000 * 12 * 24
+"""Of a VPC with 100 interfaces, each with 1,000 flows in five minutes."""
+
+
+def choices(scale: Scale) -> Part:
+    """W2 with FLOWLOG_FIELDS and FLOWLOG_WHERE: time, bytes, and what a day comes to."""
+    rows = []
+    with services(scale.w2) as where:
+        for service, destination in SERVICES:
+            found = side_by_side(
+                where,
+                NONE,
+                {
+                    name: Contender(JOB, {**destination, **settings}, scale.times)
+                    for name, settings, _ in CHOICES
+                },
+            )
+            for name, settings, goal in CHOICES:
+                size = _size(scale, {**destination, **settings}, found[name].runs[0].summary)
+                what = f"W2 to {service}, {name}"
+                rows.append(_beside_all(what, found[ALL], found[name], size, goal))
+    return Part(rows)
+
+
+def _beside_all(what: str, whole: Median, chosen: Median, size: str, goal: float | None) -> Row:
+    share = chosen.cpu / whole.cpu
+    ratio = f"{share:.2f} of the CPU, {chosen.wall / whole.wall:.2f} of the time; {size}"
+    return Row(
+        f"{what}: CPU",
+        _seconds(whole.cpu),
+        _seconds(chosen.cpu),
+        ratio,
+        f"at most {goal}" if goal else "",
+        share <= goal if goal else None,
+    )
+
+
+def _size(scale: Scale, settings: Mapping[str, str], summary: Mapping[str, Any]) -> str:
+    """Bytes of a line, bytes on the wire, and gigabytes of a day."""
+    rest = dict(settings)
+    service = rest.pop("LOG_DESTINATION", "logdna")
+    size = inside("line-bytes", service, scale.w2.rows, json.dumps(rest))["bytes"]
+    a_day = FLOWS_A_DAY * summary["lines_delivered"] / summary["rows"] * size / 1e9
+    sent = summary["bytes_sent"] / 1e6
+    return f"{size:,.0f} bytes a line, {sent:,.1f} MB on the wire, {a_day:.2f} GB a day"
+
+
 FIGURES: Sequence[Callable[[Scale], Part]] = (
     workloads,
     one_event,
@@ -437,4 +516,5 @@ FIGURES: Sequence[Callable[[Scale], Part]] = (
     concurrency,
     packages,
     gets,
+    choices,
 )

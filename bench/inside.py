@@ -18,13 +18,27 @@ from typing import Any
 
 import lib
 from bench.server import Keys
-from bucket.fetch import Fetcher
-from bucket.store import Store, authorization, create_client
-from connections.iam import IAM, ApiKey
+from bucket.fetch import Fetcher, Request
+from bucket.store import Location, Store, authorization
+from connections.iam import IAM, ApiKey, Tokens
+from connections.retry import RetryPolicy
+from push.decoder import decode
+from run.settings import read_settings
 from standins.flowlogs import flow_log_objects
 
 PROFILED_GETS = 20
 BATCH_BYTES = 2_000_000
+DUMMY = {
+    "COS_BUCKET": "b",
+    "COS_ENDPOINT": "localhost",
+    "COS_CRN": "crn:v1:x",
+    "APIKEY": "an-api-key",
+    "LOGDNA_ENDPOINT": "localhost",
+    "LOGDNA_INGESTION_KEY": "an-ingestion-key",
+    "CLOUD_LOGS_ENDPOINT": "localhost",
+}
+"""Settings of a run that never begins."""
+
 DAY = datetime(2026, 11, 24, 10, tzinfo=UTC)
 
 
@@ -66,7 +80,7 @@ def gets(how: str, count: str) -> dict[str, float]:
     """
     endpoint, bucket = os.environ["COS_ENDPOINT"], os.environ["COS_BUCKET"]
     iam = IAM(ApiKey(os.environ["APIKEY"]), os.environ["COS_CRN"], os.environ["IAM_ENDPOINT"])
-    pages = Store(endpoint, iam, bucket).pages("")
+    pages = Store(Location(endpoint, iam, bucket), RetryPolicy()).pages("")
     keys = [ref.key for page in pages for ref in page][: int(count)]
     get = _by_sdk(endpoint, iam, bucket) if how == "sdk" else _by_fetch(endpoint, iam, bucket)
     get(keys[0])
@@ -81,14 +95,34 @@ def gets(how: str, count: str) -> dict[str, float]:
     return {"cpu": cpu, "calls": calls / len(keys[:PROFILED_GETS]), "bytes": size}
 
 
+class _TokenManager:
+    """The job's tokens as the SDK's client asks for them."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.get_token = tokens.get_token
+
+    def set_from_config(self, config: object) -> None:
+        """The client offers its proxies."""
+
+
 def _by_sdk(endpoint: str, iam: IAM, bucket: str) -> Callable[[str], bytes]:
-    client = create_client(endpoint, iam)
+    from ibm_botocore.config import Config
+    from ibm_botocore.session import Session
+
+    client = Session().create_client(
+        "s3",
+        endpoint_url=endpoint,
+        config=Config(signature_version="oauth", s3={"addressing_style": "path"}),
+        ibm_service_instance_id=iam.instance_crn,
+        token_manager=_TokenManager(iam.tokens()),
+        region_name="us-south",
+    )
     return lambda key: bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
 def _by_fetch(endpoint: str, iam: IAM, bucket: str) -> Callable[[str], bytes]:
-    fetcher = Fetcher(endpoint, bucket, authorization(endpoint, iam), 1, 60.0)
-    return lambda key: fetcher.get(key, 1 << 30).content
+    fetcher = Fetcher(endpoint, bucket, authorization(endpoint, iam), 1, RetryPolicy())
+    return lambda key: fetcher.ask(Request("GET", key, 1 << 30)).content
 
 
 def shards(count: str, shares: str, sets: str) -> dict[str, list[float]]:
@@ -123,12 +157,21 @@ def package(name: str, module: str) -> dict[str, float]:
     return {"bytes": size, "import": float(printed)}
 
 
+def line_bytes(destination: str, rows: str, choice: str) -> dict[str, float]:
+    """Bytes of a line on average, uncompressed, as log services bill them."""
+    settings = read_settings({**DUMMY, "LOG_DESTINATION": destination, **json.loads(choice)})
+    (item,) = flow_log_objects(1, int(rows), newest=DAY)
+    sizes = [line.size for line in lib.lines(decode(item.body), item.key, settings.selection)]
+    return {"bytes": sum(sizes) / max(len(sizes), 1)}
+
+
 MEASURES: Mapping[str, Callable[..., Mapping[str, Any]]] = {
     "floor": floor,
     "gets": gets,
     "shards": shards,
     "plain-keys": plain_keys,
     "package": package,
+    "line-bytes": line_bytes,
 }
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Reads objects and listings over HTTP, with about a third of the CPU of the SDK's client.
+"""Requests to the store over HTTP, with about a third of the CPU of the SDK's client.
 
 The SDK builds, validates, signs, sends and parses every request in some 7,000 function calls, which
 for flow logs is more than all the rest of the work together; and making its client takes as long
-as reading a hundred objects. A GET needs only two things of it, its signature and its tokens, and
-those are used here. All other requests are few and are left to its client.
+as reading a hundred objects. Of all it does only the signature is needed here. And its client has
+rules of its own for retries, proxies and certificates, which would hold for some requests only.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import quote, urlencode
 
@@ -19,20 +21,22 @@ from ibm_botocore.auth import S3SigV4Auth
 from ibm_botocore.awsrequest import AWSRequest
 from ibm_botocore.credentials import Credentials
 
+from connections.get import Getter
 from connections.iam import Tokens
+from connections.network import network, tls_context
 from connections.pools import pool
+from connections.retry import RetryPolicy, retry_after_seconds
 from connections.time_limit import time_limit
 from connections.values import content_length
 
-CONNECT_SECONDS = 10.0
-
 EXCHANGE_FACTOR = 5
-"""One whole GET may take so many times as long as the wait for more bytes."""
+"""One whole exchange may take so many times as long as the wait for more bytes, as far as that
+leaves time for another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The store's answer; the names of its headers in any case. `size` is its Content-Length."""
+    """The store's answer; asked for its headers in lower case. `size` is its Content-Length."""
 
     status: int
     headers: Mapping[str, str]
@@ -45,12 +49,40 @@ class Answer:
         found = re.search(rb"<Code>([A-Za-z0-9]{1,64})</Code>", self.content)
         return found[1].decode() if found else ""
 
+    @property
+    def retry_after(self) -> float | None:
+        """After how many seconds the store wants to be asked again, where it says."""
+        return retry_after_seconds(self.headers.get("retry-after"), datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request about one object of the bucket, or with a query and no key about the bucket.
+
+    An answer's content of more than `limit` bytes is not read.
+    """
+
+    method: str
+    key: str
+    limit: int
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+
+    @property
+    def target(self) -> str:
+        """What follows the bucket in the URL."""
+        target = quoted(self.key)
+        if self.query:
+            target += "?" + urlencode(self.query, quote_via=quote, safe="-_.~")
+        return target
+
 
 class Authorization(Protocol):
     """How a request shows that it may be made."""
 
-    def headers(self, url: str) -> dict[str, str]:
-        """The headers of a GET of `url`."""
+    def headers(self, request: Request, url: str) -> dict[str, str]:
+        """The headers that the request to `url` needs besides its own."""
 
     def replace(self, refused: Mapping[str, str]) -> bool:
         """Whether other headers than the refused ones can be had, and may work."""
@@ -62,8 +94,8 @@ class Bearer:
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
 
-    def headers(self, url: str) -> dict[str, str]:
-        """The headers of a GET of `url`."""
+    def headers(self, request: Request, url: str) -> dict[str, str]:
+        """The headers that the request to `url` needs besides its own."""
         return {"Authorization": f"Bearer {self._tokens.get_token()}"}
 
     def replace(self, refused: Mapping[str, str]) -> bool:
@@ -77,11 +109,11 @@ class Signature:
     def __init__(self, access_key_id: str, secret_access_key: str, region: str) -> None:
         self._signer = S3SigV4Auth(Credentials(access_key_id, secret_access_key), "s3", region)
 
-    def headers(self, url: str) -> dict[str, str]:
-        """The headers of a GET of `url`."""
-        request = AWSRequest("GET", url)
-        self._signer.add_auth(request)
-        return dict(request.headers)
+    def headers(self, request: Request, url: str) -> dict[str, str]:
+        """The headers that the request to `url` needs besides its own."""
+        signed = AWSRequest(request.method, url, dict(request.headers), request.body)
+        self._signer.add_auth(signed)
+        return dict(signed.headers)
 
     def replace(self, refused: Mapping[str, str]) -> bool:
         """Whether other headers than the refused ones can be had: never."""
@@ -89,7 +121,7 @@ class Signature:
 
 
 class Fetcher:
-    """GETs objects of one bucket; safe to use from `connections` threads."""
+    """Makes requests about one bucket; safe to use from `connections` threads."""
 
     def __init__(
         self,
@@ -97,54 +129,77 @@ class Fetcher:
         bucket: str,
         authorization: Authorization,
         connections: int,
-        answer_seconds: float,
+        policy: RetryPolicy,
     ) -> None:
         self._url = f"{endpoint}/{bucket}/"
         self._path = urllib3.util.parse_url(self._url).path or "/"
         self._authorization = authorization
-        self._pool, self._before = pool(endpoint, connections)
-        self._timeout = urllib3.Timeout(
-            connect=min(CONNECT_SECONDS, answer_seconds), read=answer_seconds
+        self._pool = functools.partial(pool, endpoint, connections)
+        self._getter = getter(endpoint, policy.connect_seconds, policy.answer_seconds)
+        self._timeout = policy.connect_seconds, policy.answer_seconds
+        self._exchange_seconds = max(
+            policy.answer_seconds,
+            min(EXCHANGE_FACTOR * policy.answer_seconds, policy.seconds / 2),
         )
-        self._exchange_seconds = EXCHANGE_FACTOR * answer_seconds
 
-    def get(self, key: str, limit: int, query: Mapping[str, str] | None = None) -> Answer:
-        """GET one object; without its content if that has more than `limit` bytes.
+    def ask(self, request: Request) -> Answer:
+        """One request, and once more where its token had expired.
 
-        With an empty key and a query it is a question about the bucket. Raises TooSlow, and
-        urllib3's HTTPError where the answer is not whole.
+        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, NoWholeAnswer or urllib3's
+        HTTPError where there is no whole answer.
         """
-        target = quoted(key)
-        if query:
-            target += "?" + urlencode(query, quote_via=quote, safe="-_.~")
-        headers = self._authorization.headers(self._url + target)
-        answer = self._get(target, headers, limit)
+        url = self._url + request.target
+        headers = self._authorization.headers(request, url)
+        answer = self._ask(request, headers)
         if answer.status in (401, 403) and self._authorization.replace(headers):
-            answer = self._get(target, self._authorization.headers(self._url + target), limit)
+            answer = self._ask(request, self._authorization.headers(request, url))
         return answer
 
-    def _get(self, target: str, headers: Mapping[str, str], limit: int) -> Answer:
+    def _ask(self, request: Request, headers: Mapping[str, str]) -> Answer:
+        sent = {**request.headers, **headers}
+        target = self._path + request.target
+        if self._getter and request.method == "GET":
+            got = self._getter.get(target, sent, request.limit, self._exchange_seconds)
+            return Answer(got.status, got.headers, got.size, got.content)
+        return self._ask_by_urllib3(request, target, sent)
+
+    @functools.cached_property
+    def _urllib3(self) -> tuple[urllib3.HTTPConnectionPool, str]:
+        # Where only objects are read, nobody needs it.
+        return self._pool()
+
+    def _ask_by_urllib3(self, request: Request, target: str, headers: Mapping[str, str]) -> Answer:
+        connections, before = self._urllib3
         with time_limit(self._exchange_seconds):
-            response = self._pool.urlopen(
-                "GET",
-                self._before + self._path + target,
+            response = connections.urlopen(
+                request.method,
+                before + target,
+                body=request.body,
                 headers={**headers, "Accept-Encoding": "identity"},
-                timeout=self._timeout,
+                timeout=urllib3.Timeout(*self._timeout),
                 retries=False,
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
             )
-            size = content_length(response.headers.get("Content-Length")) or 0
-            if size > limit:
+            size = content_length(response.headers.get("content-length")) or 0
+            if size > request.limit and request.method != "HEAD":
                 response.close()
                 content = b""
             else:
                 # Read to its end, an answer that is shorter than it says raises. One without a
                 # length is read a byte further than it may be long.
-                content = response.read(None if size else limit + 1)
+                content = response.read(None if size else request.limit + 1)
                 response.release_conn()
         return Answer(response.status, response.headers, max(size, len(content)), content)
+
+
+def getter(endpoint: str, connect_seconds: float, answer_seconds: float) -> Getter | None:
+    """The lean way to GET, where no proxy stands between."""
+    if network().proxies_for(endpoint):
+        return None
+    tls = tls_context() if endpoint.startswith("https:") else None
+    return Getter(endpoint, connect_seconds, answer_seconds, tls)
 
 
 def quoted(key: str) -> str:

@@ -49,10 +49,46 @@ ALWAYS = Period()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in the store's order; `more` asks for the next one, if there is."""
+    """One page of a listing, in the store's order; `more` asks for the next one, if there is.
+
+    `folders` are what keys have in common up to the delimiter, where one was asked for.
+    """
 
     refs: list[ObjectRef]
     more: str | None
+    folders: list[str] = field(default_factory=list)
+
+
+MOST_KEYS = 1000
+"""Of one page (S3 API, ListObjectsV2: max-keys)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Asks for the first `keys` keys after `after` that start with `prefix`.
+
+    Or, with the `more` of the page before it, for the next ones. Keys that have the same text up to
+    a `delimiter` behind the prefix are told as one folder.
+    """
+
+    prefix: str
+    after: str = ""
+    keys: int = MOST_KEYS
+    delimiter: str = ""
+    more: str = ""
+
+    def query(self) -> dict[str, str]:
+        """As ListObjectsV2 is asked (S3 API)."""
+        optional = {
+            "continuation-token": self.more,
+            "delimiter": self.delimiter,
+            # Of a request with a token, the store does not look at it.
+            "start-after": "" if self.more else self.after,
+            "max-keys": str(self.keys) if self.keys < MOST_KEYS else "",
+        }
+        # Encoded, because XML can't hold every character that a key can.
+        query = {"encoding-type": "url", "list-type": "2", "prefix": self.prefix}
+        return query | {name: value for name, value in optional.items() if value}
 
 
 def read_page(content: bytes) -> Page:
@@ -67,12 +103,13 @@ def read_page(content: bytes) -> Page:
     fields = {_name(child): child.text or "" for child in root if _name(child) != "Contents"}
     encoded = fields.get("EncodingType") == "url"
     refs = [_read_contents(child, encoded) for child in root if _name(child) == "Contents"]
+    folders = [_read_folder(child, encoded) for child in root if _name(child) == "CommonPrefixes"]
     more = fields.get("NextContinuationToken")
     # A store that leaves it out must not end the listing where it says how to go on.
     truncated = fields.get("IsTruncated", "true" if more else "").lower() == "true"
     if truncated and not more:
         raise ValueError("there is more, but no way to ask for it")
-    return Page(refs, more if truncated else None)
+    return Page(refs, more if truncated else None, folders)
 
 
 def _name(element: ElementTree.Element) -> str:
@@ -93,6 +130,11 @@ def _read_contents(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
     if not 0 < len(key) <= KEY_LIMIT:
         raise ValueError(f"an object has a key of {len(key)} characters")
     return ObjectRef(seconds, key, size_bytes)
+
+
+def _read_folder(element: ElementTree.Element, encoded: bool) -> str:
+    text = next((child.text or "" for child in element if _name(child) == "Prefix"), "")
+    return url_decoded(text) if encoded else text
 
 
 def url_decoded(text: str) -> str:
@@ -122,6 +164,11 @@ class Listing(Sequence[ObjectRef]):
         self._keys.append(ref.key)
         self._times.append(ref.last_modified)
         self._sizes.append(ref.size)
+
+    def extend(self, other: Listing) -> None:
+        """All objects of another one, in the order in which they came to it."""
+        for number in range(len(other._keys)):
+            self.append(other._ref(number))
 
     def sort(self) -> None:
         """Put in order what was appended."""

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, ParamSpec, TypeVar
-
-import tenacity
+from functools import partial
+from typing import TypeVar
+from urllib.parse import unquote
 
 from bucket.errors import (
     ObjectError,
     ObjectGone,
     ObjectTooLarge,
     PreconditionRefused,
-    ReadInterrupted,
     StoreError,
-    StoreUnavailable,
+    Unanswered,
     explain_answer,
+    explain_state_refusal,
     explained,
 )
-from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Signature
-from bucket.listing import ObjectRef, Page, read_page
+from bucket.fetch import Answer, Authorization, Bearer, Fetcher, Request, Signature
+from bucket.listing import ObjectRef, Page, PageRequest, read_page
+from bucket.retries import Retries
 from bucket.state import PreconditionFailed, Snapshot
 from connections.iam import IAM
+from connections.retry import RetryPolicy
 from connections.values import http_date
 
 log = logging.getLogger("flowlog.bucket")
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 CONCURRENCY = 32
 """Objects read at the same time."""
@@ -46,11 +44,10 @@ OBJECT_LIMIT_BYTES = 64 * 1024 * 1024
 PAGE_LIMIT_BYTES = 16 * 1024 * 1024
 """A thousand keys of 1,024 bytes, each of them encoded, take 4 MiB."""
 
-STATE_LIMIT_BYTES = 64 * 1024
+STATE_LIMIT_BYTES = 256 * 1024
 
-READ_TRIES = 5
-FIRST_WAIT_SECONDS = 0.2
-"""The wait before the second try is random up to this, and doubled each time."""
+STATE_CONNECTIONS = 4
+"""An exchange about STATE that gets no answer must not hold up the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,16 @@ class HMAC:
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the objects are, and STATE: in a bucket of its own, or, where it is empty, the same."""
+
+    endpoint: str
+    credentials: HMAC | IAM
+    bucket: str
+    state_bucket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,46 +82,8 @@ def signing_region(endpoint: str) -> str:
     return found[1] if found else "us-east-1"
 
 
-def create_client(endpoint: str, credentials: HMAC | IAM, answer_seconds: float = 60.0) -> Any:
-    """An S3 client of the IBM COS SDK, for everything but listing and reading objects.
-
-    Made from `ibm_botocore`, the core of the SDK: `ibm_boto3` adds resources and transfers on top,
-    which nothing here needs, and an event's run is mostly start-up. Imported here for the same
-    reason.
-    """
-    from ibm_botocore.config import Config
-    from ibm_botocore.session import Session
-
-    # Nothing but what the environment of the contract says: no profile or config file of some
-    # other tool that happens to live on the machine.
-    unset = (None, None, None, None)
-    session = Session({"profile": unset, "config_file": unset, "credentials_file": unset})
-    config = Config(
-        signature_version="oauth" if isinstance(credentials, IAM) else "s3v4",
-        region_name=signing_region(endpoint),
-        s3={"addressing_style": "path"},
-        retries={"mode": "standard", "total_max_attempts": 5},
-        connect_timeout=min(10.0, answer_seconds),
-        read_timeout=answer_seconds,
-        # The newer checksums are AWS's; COS and others that speak S3 need not know them.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    if isinstance(credentials, IAM):
-        keys = {
-            "ibm_service_instance_id": credentials.instance_crn,
-            "token_manager": credentials.tokens(),
-        }
-    else:
-        keys = {
-            "aws_access_key_id": credentials.access_key_id,
-            "aws_secret_access_key": credentials.secret_access_key,
-        }
-    return session.create_client("s3", endpoint_url=endpoint, config=config, **keys)
-
-
 def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
-    """What shows the store that objects may be read."""
+    """What shows the store that requests may be made."""
     if isinstance(credentials, IAM):
         return Bearer(credentials.tokens())
     return Signature(
@@ -122,108 +91,115 @@ def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
     )
 
 
-# The SDK's client sends a request again by itself; for a plain GET it is done here.
-_again = tenacity.Retrying(
-    retry=tenacity.retry_if_exception_type((ReadInterrupted, StoreUnavailable)),
-    wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_WAIT_SECONDS, max=5),
-    stop=tenacity.stop_after_attempt(READ_TRIES - 1),
-    reraise=True,
-)
-
-
-def _retried(function: Callable[P, T]) -> Callable[P, T]:
-    """Tries the function up to `READ_TRIES` times.
-
-    The first time without tenacity, whose bookkeeping costs half the time of the whole read.
-    """
-
-    @functools.wraps(function)
-    def tried(*arguments: P.args, **keywords: P.kwargs) -> T:
-        try:
-            return function(*arguments, **keywords)
-        except (ReadInterrupted, StoreUnavailable):
-            time.sleep(random.uniform(0, FIRST_WAIT_SECONDS))
-        return _again.copy()(function, *arguments, **keywords)
-
-    return tried
+def decoded(key: str) -> str | None:
+    """The key that a store's event may mean by this one, or None; contract, section 3."""
+    try:
+        plain = unquote(key, errors="strict")
+    except UnicodeDecodeError:
+        return None
+    return plain if plain and plain != key else None
 
 
 class Store:
-    """One bucket. Errors come out as StoreError (nothing works) or ObjectError.
+    """One bucket, and the one STATE is in. Errors come out as StoreError or ObjectError.
 
-    Objects are read by at most `concurrency` threads at the same time; the store may let them wait
-    for `answer_seconds`.
+    Objects are read by at most `concurrency` threads at the same time. `pause` waits for so many
+    seconds, and raises where the run is to end.
     """
 
     def __init__(
         self,
-        endpoint: str,
-        credentials: HMAC | IAM,
-        bucket: str,
+        location: Location,
+        policy: RetryPolicy,
         concurrency: int = CONCURRENCY,
-        answer_seconds: float = 60.0,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.bucket = bucket
+        self.bucket = location.bucket
         self.concurrency = concurrency
-        self._access = (endpoint, credentials, answer_seconds)
-        self._fetcher = Fetcher(
-            endpoint, bucket, authorization(endpoint, credentials), concurrency, answer_seconds
+        self.policy = policy
+        self._state_bucket = location.state_bucket or location.bucket
+        shown = authorization(location.endpoint, location.credentials)
+        self._objects = Fetcher(location.endpoint, self.bucket, shown, concurrency, policy)
+        self._states = Fetcher(
+            location.endpoint, self._state_bucket, shown, STATE_CONNECTIONS, policy
         )
+        self._retries = Retries(policy, concurrency, pause)
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
+        self._readable = ""
+        self._state_is_known_locked = False
 
-    @functools.cached_property
-    def _client(self) -> Any:
-        # An event's run in simple mode does without.
-        return create_client(*self._access)
+    # --- listing and objects ---------------------------------------------------------------------
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing of all keys that start with `prefix`, page by page, in the store's order."""
-        # Encoded, because XML can't hold every character that a key can.
-        query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         more: str | None = ""
         while more is not None:
-            page = self._page({"continuation-token": more, **query} if more else query)
+            page = self.page(PageRequest(prefix, more=more))
             yield page.refs
             if page.more == more:
                 raise StoreError("the object store's listing does not end; look at COS_ENDPOINT")
             more = page.more
 
-    @_retried
+    def page(self, request: PageRequest) -> Page:
+        """One page of the listing. Raises StoreError."""
+        return self._retries.ask(partial(self._page, request.query()))
+
     def _page(self, query: Mapping[str, str]) -> Page:
-        with explained(self.bucket):
-            answer = self._fetcher.get("", PAGE_LIMIT_BYTES, query)
+        answer = _answer(self._objects, Request("GET", "", PAGE_LIMIT_BYTES, query))
         if answer.status != 200:
-            raise explain_answer(answer.status, answer.error_code, self.bucket)
+            raise _explained(answer, self.bucket)
         try:
             return read_page(answer.content)
         except ValueError as error:
-            raise StoreUnavailable(
+            raise Unanswered(
                 f"the object store's listing is unusable: {error}; look at COS_ENDPOINT"
             ) from None
 
-    @_retried
     def read(self, key: str) -> Body:
         """Read one whole object. Raises StoreError or ObjectError."""
-        with explained(self.bucket, key):
-            answer = self._fetcher.get(key, OBJECT_LIMIT_BYTES)
+        body = self._retries.read(partial(self._read, key), self._read_another)
+        self._readable = key
+        return body
+
+    def read_event(self, key: str) -> tuple[str, Body]:
+        """Read the object that an event names, and the key it has. Raises as `read` does."""
+        return self._as_named(key, lambda key: (key, self.read(key)))
+
+    def _as_named(self, key: str, look: Callable[[str], _T]) -> _T:
+        """What `look` finds under the key, or, where there is nothing, under the decoded one."""
+        try:
+            return look(key)
+        except ObjectGone:
+            other = decoded(key)
+            if other is None:
+                raise
+        found = look(other)
+        log.info("there is no such key, but one that is encoded once less: %s", other)
+        return found
+
+    def _read_another(self) -> Body:
+        """Read the object again that was read last. Raises Unanswered where there is none."""
+        if not self._readable:
+            raise Unanswered("no object could be read yet")
+        return self._read(self._readable)
+
+    def _read(self, key: str) -> Body:
+        answer = _answer(self._objects, Request("GET", key, OBJECT_LIMIT_BYTES))
         if answer.status != 200:
-            raise explain_answer(answer.status, answer.error_code, self.bucket, key)
+            raise _explained(answer, self.bucket, key)
         if answer.size > OBJECT_LIMIT_BYTES:
             raise ObjectTooLarge(f"too large: over {OBJECT_LIMIT_BYTES} bytes as stored")
         self._check_intact(key, answer)
-        written = http_date(answer.headers.get("Last-Modified"))
-        if written is None:
-            raise ReadInterrupted("the object store did not say when it was written")
-        return Body(answer.content, written)
+        return Body(answer.content, _written(answer))
 
     def _check_intact(self, key: str, answer: Answer) -> None:
         """Compare the content with the checksum that an ETag is, as a rule.
 
         With some kinds of encryption it isn't one (S3 API, "Object": ETag), so content that comes
-        the same a second time is believed. Raises ReadInterrupted.
+        the same a second time is believed. Raises Unanswered.
         """
-        etag = answer.headers.get("ETag", "").strip('"')
+        etag = answer.headers.get("etag", "").strip('"')
         if not self._etag_is_checksum or not re.fullmatch("[0-9a-f]{32}", etag):
             return
         checksum = hashlib.md5(answer.content, usedforsecurity=False).hexdigest()
@@ -231,77 +207,117 @@ class Store:
             return
         if self._mismatches.pop(key, None) != checksum:
             self._mismatches[key] = checksum
-            raise ReadInterrupted("the object's content does not match its ETag")
+            raise Unanswered("the object's content does not match its ETag")
         self._etag_is_checksum = False
         log.warning("ETags are not MD5 here; relying on gzip's CRC: %s", key)
 
     def stat(self, key: str) -> ObjectRef:
-        """What the store says of an object without its content. Raises ObjectGone."""
-        from ibm_botocore.exceptions import ClientError
+        """What the store says of an object without its content. Raises StoreError or ObjectError.
 
-        with explained(self.bucket, key):
-            try:
-                answer = self._client.head_object(Bucket=self.bucket, Key=key)
-            except ClientError as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                    raise
-                answer = None
+        Where nothing has this key and something the decoded one, that is meant.
+        """
+        return self._as_named(key, self._stat)
+
+    def _stat(self, key: str) -> ObjectRef:
+        answer = self._retries.read(partial(self._head, key), self._read_another)
         if answer is None:
-            # An answer to HEAD has no text that would tell a missing object from a wrong endpoint.
+            # An answer to HEAD has no text that would tell a missing object from a wrong endpoint,
+            # or an archived one from one that may not be read.
             body = self.read(key)
             return ObjectRef(body.last_modified, key, len(body.content))
-        return ObjectRef(_seconds(answer["LastModified"]), key, answer["ContentLength"])
+        return ObjectRef(_written(answer), key, answer.size)
+
+    def _head(self, key: str) -> Answer | None:
+        answer = _answer(self._objects, Request("HEAD", key, 0))
+        if answer.status in (400, 403, 404):
+            return None
+        if answer.status != 200:
+            raise _explained(answer, self.bucket, key)
+        return answer
+
+    # --- STATE -----------------------------------------------------------------------------------
 
     def get_state(self, key: str) -> Snapshot | None:
-        """STATE, or None if there is none."""
+        """STATE, or None if there is none. Raises StoreError, Unanswered: this asks only once."""
         try:
-            with explained(self.bucket, key):
-                answer = self._client.get_object(Bucket=self.bucket, Key=key)
-                content = answer["Body"].read(STATE_LIMIT_BYTES + 1)
+            return self._get_state(key)
         except ObjectGone:
             return None
         except ObjectError as error:
             raise StoreError(f"the STATE object {key!r} can't be read: {error}") from None
-        return Snapshot(content, answer["ETag"], _seconds(answer["LastModified"]), _date(answer))
+
+    def _get_state(self, key: str) -> Snapshot:
+        answer = _answer(self._states, Request("GET", key, STATE_LIMIT_BYTES))
+        if answer.status != 200:
+            raise _explained(answer, self._state_bucket, key)
+        if answer.size > STATE_LIMIT_BYTES:
+            raise ObjectTooLarge(f"too large: over {STATE_LIMIT_BYTES} bytes")
+        self._state_is_known_locked |= any(map(_RETENTION, answer.headers))
+        return Snapshot(answer.content, _etag(answer), _written(answer), _date(answer))
 
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        """Write STATE if it has `etag` (None: if there is none). Raises PreconditionFailed."""
+        """Write STATE if it has `etag` (None: if there is none), and return the new ETag.
+
+        Raises PreconditionFailed, StoreError, Unanswered: this asks only once, since a write must
+        not be repeated by who doesn't know what has become of the first one.
+        """
         condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
-
-        # put_object of ibm-cos-sdk 2.16 has no parameters for these headers.
-        def add_condition(params: dict[str, Any], **_: object) -> None:
-            params["headers"].update(condition)
-
-        events = self._client.meta.events
-        events.register("before-call.s3.PutObject", add_condition)
+        request = Request("PUT", key, STATE_LIMIT_BYTES, headers=condition, body=content)
         try:
-            with explained(self.bucket, key):
-                answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=content)
+            return _etag(self._change_state(request))
         except (ObjectGone, PreconditionRefused) as error:
             # If-Match on an object that isn't there is answered with 404 or 412.
             raise PreconditionFailed(str(error)) from None
-        except ObjectError as error:
-            raise StoreError(
-                f"the STATE object {key!r} can't be written: {error};"
-                " these modes need the role Writer (or Object Writer) on the bucket"
-            ) from None
-        finally:
-            events.unregister("before-call.s3.PutObject", add_condition)
-        return str(answer["ETag"])
 
     def delete_state(self, key: str) -> None:
-        """Delete STATE."""
-        with explained(self.bucket, key):
-            self._client.delete_object(Bucket=self.bucket, Key=key)
+        """Delete STATE. Raises StoreError, Unanswered."""
+        self._change_state(Request("DELETE", key, STATE_LIMIT_BYTES))
+
+    def _change_state(self, request: Request) -> Answer:
+        answer = _answer(self._states, request)
+        if answer.status in (200, 204):
+            # What was written a moment ago, and can't be written again, is locked.
+            self._state_is_known_locked |= request.method == "PUT"
+            return answer
+        error = _explained(answer, self._state_bucket, request.key)
+        if isinstance(error, ObjectError):
+            text = answer.content.decode("utf-8", "replace")
+            error = explain_state_refusal(
+                error, answer.status, text, request.key, known_locked=self._state_is_known_locked
+            )
+        raise error
 
 
-def _seconds(moment: datetime) -> int:
-    return int(moment.timestamp())
+_RETENTION = re.compile("(?:x-amz-object-lock|(?:x-amz-|ibm-|x-ibm-)?retention)-", re.I).match
+"""Headers of an object that may not be changed (COS docs, "Immutable Object Storage")."""
 
 
-def _date(answer: Mapping[str, Any]) -> int:
+def _answer(fetcher: Fetcher, request: Request) -> Answer:
+    with explained():
+        return fetcher.ask(request)
+
+
+def _explained(
+    answer: Answer, bucket: str, key: str | None = None
+) -> StoreError | ObjectError | Unanswered:
+    return explain_answer(answer.status, answer.error_code, bucket, key, answer.retry_after)
+
+
+def _etag(answer: Answer) -> str:
+    return answer.headers.get("etag", "")
+
+
+def _written(answer: Answer) -> int:
+    """When an object was written, by the `Last-Modified` of an answer. Raises Unanswered."""
+    written = http_date(answer.headers.get("last-modified"))
+    if written is None:
+        raise Unanswered("the object store did not say when it was written")
+    return written
+
+
+def _date(answer: Answer) -> int:
     """The store's clock, from the `Date` header (RFC 9110, 6.6.1) of an answer."""
-    now = http_date(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
+    now = http_date(answer.headers.get("date"))
     if now is None:
         raise StoreError("the object store answers without a Date; look at COS_ENDPOINT")
     return now

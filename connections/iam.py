@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 import re
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
-from ibm_botocore.credentials import DefaultTokenManager, TokenManager
 
-from connections.pools import session
-from connections.time_limit import TooSlow, time_limit
+from connections.pools import is_unverified, session
+from connections.retry import RetryPolicy, TryAgain, retry_after_seconds
+from connections.time_limit import TooSlow, seconds_left, time_limit
 
 IAM_SECONDS = 10.0
 """For one whole exchange with IAM."""
@@ -22,12 +25,17 @@ IAM_SECONDS = 10.0
 RENEWAL_SECONDS = 60.0
 """A token that was refused is renewed at most this often: a refusal may have other reasons."""
 
-_ASK_SECONDS = 0.5
-"""How long a token is used before its manager is asked again."""
+_RENEWED_AT = 0.8
+"""A token is renewed after this part of its life, as the IBM Cloud SDKs do, so that there is time
+for an IAM that can't be reached."""
 
 
 class TokenError(Exception):
-    """IAM gives no token; the text says which setting to look at."""
+    """IAM refuses to give a token; the text says which setting to look at."""
+
+
+class TokenUnavailable(TryAgain):
+    """IAM gives no token now; `after` says in how many seconds it is asked again."""
 
 
 _GRANT = "urn:ibm:params:oauth:grant-type:"
@@ -111,89 +119,139 @@ class IAM:
         return tokens_for(self.identity, self.url)
 
 
-class Tokens(TokenManager):  # type: ignore[misc]
-    """IAM bearer tokens of the SDK's token manager, which renews them before they expire."""
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token; its times by the monotonic clock, in seconds. It is tried until refused."""
+
+    text: str = field(repr=False)
+    issued: float
+    lifetime: float
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to renew it."""
+        return now >= self.issued + _RENEWED_AT * self.lifetime
+
+
+class Tokens:
+    """IAM bearer tokens, kept until they are to be renewed; safe to use from several threads.
+
+    Waits are the caller's: it gets TokenUnavailable, and does by it what it does when its service
+    can't be reached. So they all wait, with one request to IAM at the end of it.
+    """
 
     def __init__(self, identity: Identity, iam_url: str) -> None:
         self._identity = identity
         self._url = f"{iam_url}/identity/token"
         self._lock = threading.Lock()
-        self._renewed = -RENEWAL_SECONDS
-        self._manager = DefaultTokenManager(auth_function=self._issue)
-        self._token, self._asked = "", -math.inf
+        self._token: Token | None = None
+        self._replaced = -math.inf
+        self._tries = 0
+        self._problem = ""
+        self._ask_at = -math.inf
 
     def get_token(self) -> str:
-        """A valid token. Raises TokenError."""
-        # While one thread fetches the first token, the SDK hands None to the others after 5 s.
-        with self._lock:
-            # The manager's look at the clock takes longer than the rest of making a request.
-            if time.monotonic() - self._asked > _ASK_SECONDS:
-                self._token = self._ask()
-                self._asked = time.monotonic()
-            return self._token
+        """A token: the one there is until it is refused, also where IAM can't renew it yet.
 
-    def _ask(self) -> str:
-        try:
-            token = self._manager.get_token()
-        except (requests.RequestException, TooSlow, ValueError, KeyError) as error:
-            what = f"IAM can't be reached or understood ({type(error).__name__})"
-            raise TokenError(f"{what}; look at IAM_ENDPOINT") from None
-        if not token:
-            raise TokenError("IAM gave no token; look at IAM_ENDPOINT and its status")
-        return str(token)
-
-    def _issue(self) -> dict[str, object]:
-        """A new token (IAM Identity Services API, "Create an IAM access token").
-
-        In place of the SDK's own request, which follows redirects with the key in its body. What
-        fails here is tried three times by the token manager. Raises TokenError, and what
-        `requests` raises.
+        Raises TokenUnavailable, TokenError.
         """
-        form = self._identity.form()
-        with session(1) as opened, time_limit(IAM_SECONDS):
-            answer = opened.post(
-                self._url,
-                data={**form, "response_type": "cloud_iam"},
-                auth=self._identity.authorize,
-                headers={"Accept": "application/json"},
-                timeout=IAM_SECONDS,
-                allow_redirects=False,
-            )
-        if answer.status_code == 200:
-            return _issued(answer.json())
-        if answer.status_code in (400, 401, 403):
-            raise TokenError(self._identity.refusal)
-        raise TokenError(
-            f"IAM gave no token, it answered {answer.status_code}; look at IAM_ENDPOINT"
-        )
-
-    def set_from_config(self, config: object) -> None:
-        """The SDK's client offers its proxies; `requests` finds its own in the environment."""
+        token = self._token
+        if token and not token.is_due(time.monotonic()):
+            return token.text
+        # Whoever has a token goes on with it while another thread renews it.
+        if not self._lock.acquire(timeout=0 if token else seconds_left()):
+            if token:
+                return token.text
+            raise TooSlow("another thread waits for IAM")
+        try:
+            return self._renewed().text
+        except TokenUnavailable:
+            if self._token:
+                return self._token.text
+            raise
+        finally:
+            self._lock.release()
 
     def replace(self, refused: str) -> bool:
-        """Whether another token than the refused one can be had; fetches it where it must.
+        """Whether another token than the refused one can be had: `get_token` fetches it then.
 
-        False where the refused token is new: then the refusal has another reason.
+        False where one was replaced just now: then the refusal has another reason.
         """
         with self._lock:
-            self._asked = -math.inf
-            if self._ask() != refused:
+            if self._token is None or self._token.text != refused:
                 return True
-            if time.monotonic() - self._renewed < RENEWAL_SECONDS:
+            if time.monotonic() - self._replaced < RENEWAL_SECONDS:
                 return False
-            self._renewed = time.monotonic()
-            self._manager.stop_refresh_thread()
-            self._manager = DefaultTokenManager(auth_function=self._issue)
+            self._replaced = time.monotonic()
+            self._token = None
             return True
 
+    def _renewed(self) -> Token:
+        """A token that need not be renewed yet; asks IAM, unless it is not to be asked yet."""
+        now = time.monotonic()
+        if self._token and not self._token.is_due(now):
+            return self._token
+        if now < self._ask_at:
+            raise TokenUnavailable(self._problem, self._ask_at - now)
+        try:
+            self._token = self._issue()
+        except TokenUnavailable as error:
+            self._tries += 1
+            wait = RetryPolicy(math.inf).wait(self._tries, 0, error.after, random.random())
+            self._problem, self._ask_at = str(error), time.monotonic() + (wait or 0)
+            raise TokenUnavailable(self._problem, wait) from None
+        self._tries = 0
+        return self._token
 
-def _issued(answer: object) -> dict[str, object]:
-    """IAM's answer, if it is what the token manager needs. Raises ValueError."""
-    fields: dict[str, object] = answer if isinstance(answer, dict) else {}
-    match fields:
-        case {"access_token": str(token), "token_type": str(), "expires_in": int()}:
-            if re.fullmatch("[!-~]+", token):
-                return fields
+    def _issue(self) -> Token:
+        """A new token (IAM Identity Services API, "Create an IAM access token").
+
+        Not by the SDK's own request, which follows redirects with the key in its body. Raises
+        TokenError, TokenUnavailable.
+        """
+        form = self._identity.form()
+        try:
+            with session(1) as opened, time_limit(IAM_SECONDS):
+                asked = time.monotonic()
+                answer = opened.post(
+                    self._url,
+                    data={**form, "response_type": "cloud_iam"},
+                    auth=self._identity.authorize,
+                    headers={"Accept": "application/json"},
+                    timeout=IAM_SECONDS,
+                    allow_redirects=False,
+                )
+            if answer.status_code != 200:
+                raise explain_refusal(answer.status_code, answer.headers, self._identity)
+            return issued(answer.json(), asked)
+        except (requests.RequestException, TooSlow, ValueError) as error:
+            what = f"IAM can't be reached or understood ({type(error).__name__})"
+            if is_unverified(error):
+                raise TokenError(f"{what}: its certificate can't be verified; {_CA}") from None
+            raise TokenUnavailable(f"{what}; look at IAM_ENDPOINT") from None
+
+
+_CA = "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE"
+
+
+def explain_refusal(
+    status: int, headers: Mapping[str, str], identity: Identity
+) -> TokenError | TokenUnavailable:
+    """What an answer of IAM without a token means, by its status."""
+    what = f"IAM gave no token, it answered {status}; look at IAM_ENDPOINT"
+    if status in (408, 425, 429) or status >= 500:
+        after = retry_after_seconds(headers.get("Retry-After"), datetime.now(UTC))
+        return TokenUnavailable(f"{what} and its status", after)
+    if status in (400, 401, 403):
+        return TokenError(identity.refusal)
+    return TokenError(what)
+
+
+def issued(answer: object, now: float) -> Token:
+    """The token in IAM's answer. Raises ValueError."""
+    match answer:
+        case {"access_token": str(text), "token_type": str(), "expires_in": int(lifetime)}:
+            if re.fullmatch("[!-~]+", text):
+                return Token(text, now, lifetime)
     raise ValueError("no token in it")
 
 

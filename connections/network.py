@@ -6,12 +6,11 @@ import functools
 import os
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from requests.certs import where
-from requests.utils import prepend_scheme_if_needed, select_proxy, should_bypass_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy, should_bypass_proxies
 from urllib3.util.ssl_ import create_urllib3_context
 
 CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -34,9 +33,9 @@ class Network:
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """The proxies for requests to this URL, as `requests` takes them; none for a direct one."""
-        if should_bypass_proxies(url, self.no_proxy) or not select_proxy(url, self.proxies):
-            return {}
-        return dict(self.proxies)
+        parts = urlsplit(url)
+        direct = _is_direct(f"{parts.scheme}://{parts.netloc}", self.no_proxy)
+        return {} if direct or not select_proxy(url, self.proxies) else dict(self.proxies)
 
     def context(self) -> ssl.SSLContext:
         """A TLS context that trusts `ca` alone. Raises OSError."""
@@ -50,19 +49,25 @@ class Network:
         return made
 
 
+# It looks into the process's environment, and changes it for a moment: once for each server.
+@functools.lru_cache(maxsize=64)
+def _is_direct(server: str, no_proxy: str) -> bool:
+    return bool(should_bypass_proxies(server, no_proxy))
+
+
 def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
     """The network by these variables, and what is wrong with them, each by its name."""
     faults: list[str] = []
-    ca, setting = Path(where()), ""
+    ca, setting = Path(DEFAULT_CA_BUNDLE_PATH), ""
     for name in reversed(CA_SETTINGS):
         if value := environ.get(name, "").strip():
             ca, setting = Path(value), name
-    if setting and (why := _unusable(ca)):
+    if setting and (why := unusable(ca)):
         faults.append(f"{setting} names a file or directory of certificates that {why}")
     proxies = {}
     for scheme, name in _PROXY_SETTINGS.items():
         if proxy := _variable(environ, name):
-            proxies[scheme] = prepend_scheme_if_needed(proxy, "http")
+            proxies[scheme] = proxy if "://" in proxy else f"http://{proxy}"
             if not _is_proxy(proxies[scheme]):
                 faults.append(f"{name} is not the http(s) URL of a proxy")
     return Network(ca, proxies, _variable(environ, "NO_PROXY")), faults
@@ -73,11 +78,15 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
     return (environ.get(name.lower(), "") or environ.get(name, "")).strip()
 
 
-def _unusable(ca: Path) -> str | None:
-    if ca.is_dir():
-        return None if any(ca.iterdir()) else "is empty"
-    if not ca.is_file():
-        return "does not exist"
+def unusable(ca: Path) -> str | None:
+    """Why this is no file or directory of certificates; None where it is one."""
+    try:
+        if ca.is_dir():
+            return None if any(ca.iterdir()) else "is empty"
+        if not ca.is_file():
+            return "does not exist"
+    except OSError as error:
+        return f"can't be looked at ({error.strerror})"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
     except OSError:
@@ -100,6 +109,9 @@ def network() -> Network:
 
 
 @functools.cache
-def tls_context() -> ssl.SSLContext:
-    """The TLS context of all connections: reading the list takes longer than a connection does."""
-    return network().context()
+def tls_context(ca: str | None = None) -> ssl.SSLContext:
+    """The TLS context of all connections, or of those that trust `ca` in place of the usual list.
+
+    Reading a list takes longer than a connection does.
+    """
+    return (replace(network(), ca=Path(ca)) if ca else network()).context()

@@ -51,10 +51,12 @@ class Adapter(HTTPAdapter):
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What tells pools apart: the server, and the TLS context."""
+    ) -> tuple[Any, Any]:
+        """What tells pools apart: the server, and the TLS context; `verify` may name a CA file."""
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
-        return host, {"ssl_context": tls_context()} if host["scheme"] == "https" else {}
+        if host["scheme"] != "https":
+            return host, {}
+        return host, {"ssl_context": tls_context(verify if isinstance(verify, str) else None)}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave it to the context: with a list of its own each connection would read it again."""

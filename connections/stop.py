@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+_POLL_SECONDS = 0.1
+
 
 class Stopped(Exception):
     """The run was told to stop while it waited."""
@@ -19,3 +23,12 @@ class Stop:
     def requested(self) -> bool:
         """Whether a signal has come."""
         return self.signal is not None
+
+    def pause(self, seconds: float) -> None:
+        """Wait for `seconds`. Raises Stopped, soon after the run was told to stop."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self.requested():
+                raise Stopped
+            # Not an Event: a signal's handler could not set it while this thread waits on it.
+            time.sleep(min(left, _POLL_SECONDS))

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -35,6 +34,7 @@ from deploy.plan import (  # noqa: E402
     Json,
     Words,
     read_deployment,
+    shown,
 )
 from run.ini import read_ini  # noqa: E402
 from run.settings import Unusable  # noqa: E402
@@ -69,7 +69,7 @@ class CLI:
 
     def run(self, words: Words, *, reads: bool = False) -> str:
         """Run it, in a dry run only where it `reads`; what it prints. Raises Failed."""
-        print("ibmcloud", shlex.join(words), flush=True)
+        print(shown(words), flush=True)
         tries = APPLY_TRIES if words[:4] == ("ce", "subscription", "cos", "create") else 1
         while not self._blind and (reads or not self.dry_run):
             done, tries = self._call(words), tries - 1
@@ -86,7 +86,7 @@ class CLI:
         """The JSON of a look-up, None where the thing is not there. Raises Failed."""
         done = None if self._blind else self._call(words)
         there = done is not None and not done.returncode
-        print("ibmcloud", shlex.join(words) + ("" if there else "  # not there"), flush=True)
+        print(shown(words) + ("" if there or done is None else "  # not there"), flush=True)
         if done is None or (not there and MISSING.search(done.stdout + done.stderr)):
             return None
         try:
@@ -98,9 +98,11 @@ class CLI:
 
     def start(self, words: Words) -> subprocess.Popen[bytes]:
         """Start a command that prints until it is stopped."""
-        print("ibmcloud", shlex.join(words), flush=True)
+        print(shown(words), flush=True)
         command, environ = ["ibmcloud", *words], os.environ | QUIET
-        return subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, process_group=0)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, process_group=0
+        )
 
     def _call(self, words: Words) -> subprocess.CompletedProcess[str]:
         try:
@@ -118,7 +120,7 @@ class CLI:
         last = "".join(f"\n  | {line}" for line in said.splitlines()[-12:])
         advice = [text for pattern, text in ADVICE if re.search(pattern, said, re.IGNORECASE)][:1]
         go_on = "Then run the same command again: what is done already is only brought up to date."
-        return Failed("\n".join([f"failed: ibmcloud {shlex.join(words)}{last}", *advice, go_on]))
+        return Failed("\n".join([f"failed: {shown(words)}{last}", *advice, go_on]))
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
@@ -217,7 +219,7 @@ def backfill(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
     get = d.words("ce jobrun get --name {run} --output json", run=run)
     if cli.dry_run:
         for words in (logs, get):
-            print("ibmcloud", shlex.join(words))
+            print(shown(words))
         return 0
     print("# it goes on if you interrupt this")
     return watch(cli, logs, get, size)
@@ -235,7 +237,7 @@ def watch(cli: CLI, logs: Words, get: Words, size: int) -> int:
             over, failed = ended(cli.ask(get), size)
             unknown = unknown + 1 if failed is None else 0
             if unknown == LOST_POLLS:
-                raise Failed(f"can't tell how the run is doing: ibmcloud {shlex.join(get)}")
+                raise Failed(f"can't tell how the run is doing: {shown(get)}")
             time.sleep(POLL_SECONDS)
             if over:
                 break
@@ -270,7 +272,7 @@ def status(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
     ours, others = d.ours(found)
     runs = (
         cli.run(d.words("ce jobrun list --job {name}"), reads=True)
-        if found["job"] is not None
+        if found.get("job") is not None
         else ""
     )
     for kind in ("profile", *INSIDE):
@@ -317,7 +319,7 @@ def down(cli: CLI, d: Deployment, given: argparse.Namespace) -> int:
     if not plan:
         print("# there is nothing of this deployment")
     if plan and not cli.dry_run and not given.yes:
-        print("This would be run:", *map(shlex.join, plan), sep="\n  ibmcloud ")
+        print("This is to be run:", *map(shown, plan), sep="\n")
         if input("Remove all of it? Type yes: ") != "yes":
             raise Failed("nothing was removed")
     for words in plan:

@@ -31,6 +31,9 @@ DEFAULTS = {
 FORMS = {
     "name": "[a-z][a-z0-9-]{0,23}[a-z0-9]", "region": "[a-z]+-[a-z]+",
     "mode": "follow|simple|remember|catch-up", "credentials": "|".join(KEYS),
+    "array_size": "[1-9][0-9]{0,2}",
+    # Only a registry's host and a tag may have capitals.
+    "image": r"(([\w.:-]+/)?[a-z0-9][a-z0-9._/-]*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?)?",
 }  # fmt: skip
 SECRETS = {"LOGDNA_INGESTION_KEY", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"}
 SECRETS = SECRETS.union(*KEYS.values())
@@ -101,8 +104,9 @@ class Deployment:
         """What makes the account as the ini file says. Raises Failed for what is not ours."""
         ours, others = self.ours(found)
         if others:
-            what = "; ".join(shlex.join(self.look_ups()[kind]) for kind in others)
-            raise Failed(f"has a name of this deployment, but not its mark: {what}")
+            what = "\n".join(shown(self.look_ups()[kind]) for kind in others)
+            advice = "Choose another name in [deploy], or remove what is there yourself."
+            raise Failed(f"not made by this deployment, though it has its names:\n{what}\n{advice}")
         trigger, other = ("cron", "cos") if self.follows else ("cos", "cron")
         start = "--schedule {schedule}"
         if not self.follows:
@@ -174,7 +178,7 @@ class Deployment:
 
     def policies(self) -> list[Words]:
         """What grants the least that the job needs."""
-        bucket, roles, plan = self.options["bucket"], {}, []
+        bucket, roles = self.options["bucket"], {}
         if self.options["credentials"] == "profile":
             roles[bucket] = READ
             if self.options["mode"] != "simple":
@@ -204,10 +208,16 @@ class Deployment:
     def plan_down(self, found: Found, *, with_project: bool = False) -> list[Words]:
         """What removes this deployment and nothing else, its mark last. Raises Failed."""
         plan = [self.remove(kind) for kind in self.ours(found)[0]]
-        if with_project and CREATED not in keys_of(found.get("configmap")):
+        if not with_project:
+            return plan
+        if CREATED not in keys_of(found.get("configmap")):
             raise Failed("`up` did not create this project, so nothing was removed")
+        # The right to hear of new objects bears no mark, but it is the project's alone.
+        guid, listed = found["project"]["guid"], found.get("authorizations") or []
+        delete = "iam authorization-policy-delete {right} -f"
+        rights = [each["id"] for each in listed if any_has([each], guid, self.options["cos"])]
         project = self.words("ce project delete --name {project} --force")
-        return [*plan[:-1], project] if with_project else plan
+        return [*plan[:-1], *(self.words(delete, right=right) for right in rights), project]
 
 
 def strings(value: Json) -> set[str]:
@@ -244,6 +254,18 @@ def grants(policy: Json, create: Words) -> bool:
     return roles.split(",") == granted and {text.lower() for text in where} <= said | {"bucket"}
 
 
+def shown(words: Words) -> str:
+    """A command as a shell would take it, a flag and its value never on two lines."""
+    lines = ["ibmcloud"]
+    for part in re.split(r" (?=--)", shlex.join(words)):
+        if len(lines[-1]) + len(part) > 96 and part.startswith("--"):
+            lines[-1] += " \\"
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return "\n".join(lines)
+
+
 # --- what the ini file says ----------------------------------------------------------------------
 
 
@@ -266,18 +288,21 @@ def read_deployment(env: Mapping[str, str], deploy: Mapping[str, str]) -> Deploy
     o |= {"cos": cos[1].lower() if cos else "", "logs": logs[1].lower() if logs else ""}
     o["bucket"] = env.get("COS_BUCKET", "")
     o["prefix"] = env.get("FLOWLOG_PREFIX", "ibm_vpc_flowlogs_")
-    wrong = {
-        **{f"[deploy] has no setting {name}": name not in DEFAULTS for name in deploy},
-        **{f"{n} in [deploy] can't be {o[n]!r}": not re.fullmatch(FORMS[n], o[n]) for n in FORMS},
-        "[deploy] needs image or source, and not both": bool(o["image"]) == bool(o["source"]),
-        "COS_CRN is not the CRN of a Cloud Object Storage instance": not cos,
-        "CLOUD_LOGS_ENDPOINT is not https://GUID.ingress.REGION.logs.cloud.ibm.com": url
-        and not logs,
-    }
-    if faults := [*faults, *(fault for fault, is_so in wrong.items() if is_so)]:
-        raise Unusable(dict.fromkeys(faults))
     secrets = {name: text for name, text in read.items() if name in SECRETS}
     settings = {name: text for name, text in read.items() if name not in SECRETS}
     makes_profile = settings.get("IAM_PROFILE_NAME") == o["profile"]
+    faults += [f"[deploy] has no setting {name}" for name in deploy if name not in DEFAULTS]
+    bad = [name for name, form in FORMS.items() if not re.fullmatch(form, o[name])]
+    faults += [f"{name} in [deploy] can't be {o[name]!r}" for name in bad]
+    if bool(o["image"]) == bool(o["source"]):
+        faults.append("[deploy] needs image or source, and not both")
+    if not cos:
+        faults.append("COS_CRN is not the CRN of a Cloud Object Storage instance")
+    if url and makes_profile and not logs:
+        faults.append("CLOUD_LOGS_ENDPOINT is not https://GUID.ingress.REGION.logs.cloud.ibm.com")
+    if o["mode"] != "follow" and place and place[1] != o["region"]:
+        faults.append(f"the bucket's events need a project in the bucket's region, {place[1]}")
+    if faults:
+        raise Unusable(dict.fromkeys(faults))
     unused = tuple(sorted(env.keys() - read.keys()))
     return Deployment(o, settings, secrets, o["mode"] == "follow", makes_profile, unused)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import requests
+from isal import isal_zlib
 
 from connections.iam import Tokens
+from destinations.answers import Meaning
 
 T = TypeVar("T")
 
@@ -26,6 +29,7 @@ class Line(NamedTuple):
 
     The text comes in three parts, since lines of one object have the first and the last in common,
     which are three quarters of it. `time` is None where the flow names none that can be read.
+    `fields` are the flow's own, as parsed, for a service that takes no JSON.
     """
 
     own: bytes
@@ -33,6 +37,7 @@ class Line(NamedTuple):
     rejected: bool = False
     head: bytes = b""
     tail: bytes = b""
+    fields: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def text(self) -> bytes:
@@ -47,44 +52,27 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the lines of one object come from; empty where the object doesn't say."""
+    """Where the lines of one object come from; empty where the object doesn't say.
+
+    `fields` are those of a line that all flows of the object have in common, as parsed.
+    `incomplete` says that the collector itself has lost flows.
+    """
 
     vpc_id: str = ""
     interface_id: str = ""
+    incomplete: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- what an answer means ------------------------------------------------------------------------
+class Run(NamedTuple):
+    """Elements of one object that follow each other in a request: from where to where they are.
 
-
-class Verdict(enum.Enum):
-    """What an HTTP status of the service means for the batch it answers."""
-
-    DELIVERED = "delivered"
-    RETRY = "retry"
-    SPLIT = "split"
-    REFUSED = "refused"
-    KEY_REJECTED = "key rejected"
-
-
-def verdict(status: int) -> Verdict:
-    """The meaning of `status`; contract, section 5."""
-    if 200 <= status < 300:
-        return Verdict.DELIVERED
-    if status == 429 or 500 <= status < 600:
-        return Verdict.RETRY
-    if status in (401, 403):
-        return Verdict.KEY_REJECTED
-    if status == 413:
-        return Verdict.SPLIT
-    return Verdict.REFUSED
-
-
-def fault_of_lines(status: int) -> bool:
-    """Whether a refusal is the fault of the lines.
-
-    Others, such as 404 or a redirect, mean that the service is not at this address.
+    `head` is what they have in common, as the destination wrote it.
     """
-    return status in (400, 413, 422)
+
+    head: bytes
+    start: int
+    end: int
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -102,14 +90,6 @@ class ServiceUnavailable(DeliveryError):
     """The service gave no usable answer for as long as it may be tried."""
 
 
-class BatchRefused(DeliveryError):
-    """The service does not want this batch; `permanent` where that is the fault of its lines."""
-
-    def __init__(self, what: str, *, permanent: bool = False) -> None:
-        super().__init__(what)
-        self.permanent = permanent
-
-
 class LineTooLong(DeliveryError):
     """A single line does not fit into one request."""
 
@@ -118,17 +98,26 @@ class LineTooLong(DeliveryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of a batch, by object: lines accepted, and why the others were not.
+class Failure:
+    """Why lines of an object were not delivered.
 
-    `fatal` is set where the failure will meet every other batch too; `permanent` where the failed
-    lines would be refused again by a service that is well and correctly set up.
+    `permanent` where a service that is well and correctly set up would refuse them again.
+    """
+
+    reason: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a batch, by object: how many lines were accepted, and why others were not.
+
+    `ended_by` is the error that will meet every other batch too, if there was one.
     """
 
     accepted: Counter[int]
-    failed: dict[int, str] = field(default_factory=dict)
-    fatal: DeliveryError | None = None
-    permanent: bool = False
+    failed: dict[int, Failure] = field(default_factory=dict)
+    ended_by: DeliveryError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +128,20 @@ class Added:
     lines: int = 0
     cut: int = 0
     refused: str | None = None
+
+
+# --- compression ---------------------------------------------------------------------------------
+
+_GZIP = 16 + 15
+"""What zlib calls a gzip member with the largest window."""
+
+
+def gzipped(parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
+    """Text that is in parts, as gzip."""
+    # Level 1: flow logs are so repetitive that a higher one costs more time than it saves. And
+    # part by part, since a copy of the whole text costs as much time again, and its memory.
+    packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
+    return b"".join([*map(packer.compress, parts), packer.flush()])
 
 
 # --- destinations --------------------------------------------------------------------------------
@@ -184,25 +187,59 @@ class Destination(ABC):
     key_setting: ClassVar[str]
     prefix: ClassVar[bytes]
     suffix: ClassVar[bytes]
-    """What stands around the elements of a request; commas stand between them."""
+    """What stands around the elements of a request."""
+    separator: ClassVar[bytes] = b","
+    """One byte, which stands between them."""
+    run_bytes: ClassVar[int] = 0
+    """What a run takes in a request, at most, beside its head and its elements."""
     request_limit_bytes: ClassVar[int]
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
+    extra_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that a line has, though others do not, unless FLOWLOG_FIELDS takes them away."""
     oldest_hours: ClassVar[float] = 24
     newest_hours: ClassVar[float] = 24
     """A line whose time is further away from now bears the time of sending."""
 
-    @abstractmethod
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]] | None:
+        """Tells what stands before and after a line's own text in an element of a request.
+
+        None where an element is not made that way. `now` in UTC milliseconds.
+        """
+        return None
+
+    def quoted(self, text: bytes) -> bytes:
+        """A line's own text as it stands in an element."""
+        return text
+
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
+        around, quoted = self.around(source, now), self.quoted
+        assert around, "a destination has its own renderer, or tells what stands around a line"
+
+        def render(line: Line) -> bytes:
+            before, after = around(line)
+            return b"%b%b%b" % (before, quoted(line.own), after)
+
+        return render
+
+    def head(self, source: Source) -> bytes:
+        """What lines of this source have in common and a request holds only once for each run."""
+        return b""
+
+    def parts(
+        self, content: bytes | bytearray, runs: Iterable[Run]
+    ) -> Iterable[bytes | bytearray | memoryview]:
+        """The text of a request, in pieces; `content` holds its elements, `runs` all of it."""
+        return self.prefix, content, self.suffix
 
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies."""
         return line.size
 
-    @abstractmethod
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body of a request as it goes over the wire; `parts` in a row are its text."""
+        return gzipped(parts)
 
     @abstractmethod
     def post(
@@ -212,6 +249,10 @@ class Destination(ABC):
 
         Raises what `requests` raises, and DeliveryError.
         """
+
+    @abstractmethod
+    def meaning(self, status: int, text: bytes, lines: int) -> Meaning:
+        """What an answer to a request of so many lines means; see `destinations/answers.py`."""
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request has other credentials than the rejected ones."""

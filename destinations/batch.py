@@ -6,30 +6,47 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
-from destinations.base import Destination, LineTooLong
+from destinations.base import Destination, LineTooLong, Run
+from destinations.block import Elements
+
+BATCH_LINES = 13_000
+"""Far more than a request usually holds. The answer may have a status for each of them, and is read
+up to 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rendered lines in order, and the number of the object that owns each.
 
-    `content` is the elements with commas between them. Line i ends before `ends[i]` and begins
-    behind the comma at `ends[i - 1]`. `owners[i]` owns the lines from `firsts[i]` on.
+    `content` is the elements with a separator of one byte between them. Line i ends before
+    `ends[i]` and begins behind the separator at `ends[i - 1]`. `owners[i]` owns the lines from
+    `firsts[i]` on; `heads` has what its lines have in common.
     """
 
     content: bytes | bytearray
     ends: array[int]
     owners: tuple[int, ...]
     firsts: tuple[int, ...]
+    heads: Mapping[int, bytes]
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def parts(self, destination: Destination) -> tuple[bytes | bytearray, ...]:
+    def runs(self) -> Iterator[Run]:
+        """The elements of one owner after those of another."""
+        for owner, first, end in zip(
+            self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True
+        ):
+            start = self.ends[first - 1] + 1 if first else 0
+            yield Run(self.heads[owner], start, self.ends[end - 1])
+
+    def parts(self, destination: Destination) -> Iterable[bytes | bytearray | memoryview]:
         """The text of the request, in pieces, not encoded yet."""
-        return destination.prefix, self.content, destination.suffix
+        return destination.parts(self.content, self.runs())
 
     def body(self, destination: Destination) -> bytes:
         """The same in one piece."""
@@ -44,28 +61,66 @@ class Batch:
             counts[owner] += end - first
         return counts
 
+    def owner_of(self, index: int) -> int:
+        """The owner of one line."""
+        return self.owners[bisect_right(self.firsts, index) - 1]
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """A batch of some of the lines; `indices` ascend."""
+        # Each line has the separator before it, but for the first one.
+        lines = [
+            self.content[self.ends[index - 1] + (not position) if index else 0 : self.ends[index]]
+            for position, index in enumerate(indices)
+        ]
+        owners, firsts = list[int](), list[int]()
+        for position, index in enumerate(indices):
+            owner = self.owner_of(index)
+            if not owners or owners[-1] != owner:
+                owners.append(owner)
+                firsts.append(position)
+        return replace(
+            self,
+            content=b"".join(lines),
+            ends=array("I", accumulate(map(len, lines))),
+            owners=tuple(owners),
+            firsts=tuple(firsts),
+        )
+
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches that together are this one, in the same order."""
-        middle = len(self) // 2
+        """Two batches that together are this one, in the same order; it has two lines at least."""
+        middle = self._middle()
         cut = self.ends[middle - 1]
         run = bisect_right(self.firsts, middle - 1)
         other = bisect_right(self.firsts, middle)
         return (
-            Batch(self.content[:cut], self.ends[:middle], self.owners[:run], self.firsts[:run]),
-            Batch(
-                self.content[cut + 1 :],
-                array("I", (end - cut - 1 for end in self.ends[middle:])),
-                self.owners[other - 1 :],
-                (0, *(first - middle for first in self.firsts[other:])),
+            replace(
+                self,
+                content=self.content[:cut],
+                ends=self.ends[:middle],
+                owners=self.owners[:run],
+                firsts=self.firsts[:run],
+            ),
+            replace(
+                self,
+                content=self.content[cut + 1 :],
+                ends=array("I", (end - cut - 1 for end in self.ends[middle:])),
+                owners=self.owners[other - 1 :],
+                firsts=(0, *(first - middle for first in self.firsts[other:])),
             ),
         )
 
+    def _middle(self) -> int:
+        """Where to halve: between two objects if that is near, since objects fail as a whole."""
+        half, quarter = len(self) // 2, len(self) // 4
+        near = min(self.firsts, key=lambda first: abs(first - half))
+        return near if abs(near - half) <= quarter and near else half
+
 
 class Packer:
-    """Packs rendered lines into batches of at most `limit` bytes."""
+    """Packs rendered lines into batches of at most `limit` bytes and BATCH_LINES lines."""
 
     def __init__(self, destination: Destination, limit: int) -> None:
-        self._destination = destination
+        self.destination = destination
         self._around = len(destination.prefix) + len(destination.suffix)
         self._limit = min(limit, destination.request_limit_bytes) - self._around
         self._clear()
@@ -77,33 +132,59 @@ class Packer:
         self._ends = array("I")
         self._owners: list[int] = []
         self._firsts: list[int] = []
+        self._heads: dict[int, bytes] = {}
+        self._heads_size = 0
         self.begun = 0.0
         """When the first line of the pending batch was added, by the monotonic clock."""
 
-    def add(self, owner: int, element: bytes) -> Batch | None:
+    def add(self, owner: int, element: bytes, head: bytes = b"") -> Batch | None:
         """Add one rendered line; the batch that had no more room for it, if there was one.
 
-        Raises LineTooLong for a line that is over the service's limit for a whole request.
+        `head` is what all lines of this owner have in common. Raises LineTooLong for a line that
+        is over the service's limit for a whole request.
         """
         full = None
-        if len(self._content) + 1 + len(element) > self._limit:
-            limit = self._destination.request_limit_bytes
-            if self._around + len(element) > limit:
+        head_size = len(head) + self.destination.run_bytes
+        room = self._limit - len(self._content) - self._heads_size - head_size - 1
+        if len(element) > room or len(self._ends) >= BATCH_LINES:
+            limit = self.destination.request_limit_bytes
+            if self._around + head_size + len(element) > limit:
                 raise LineTooLong(
                     f"a line of {len(element)} bytes does not fit into one request"
                     f" of at most {limit} bytes"
                 )
             full = self.take()
         if self._ends:
-            self._content += b","
+            self._content += self.destination.separator
         else:
             self.begun = time.monotonic()
         if not self._owners or self._owners[-1] != owner:
             self._owners.append(owner)
             self._firsts.append(len(self._ends))
+            self._heads[owner] = head
+            self._heads_size += head_size
         self._content += element
         self._ends.append(len(self._content))
         return full
+
+    def add_all(self, owner: int, elements: Elements, head: bytes = b"") -> Iterator[Batch]:
+        """Add rendered lines as `add` does one by one; yields the batches that had no more room."""
+        done = 0
+        while done < len(elements):
+            # The first of a batch, or of an owner, needs more than its text.
+            first = elements[done : done + 1].joined(b"")
+            if full := self.add(owner, first, head):
+                yield full
+            begin = len(self._content)
+            head_size = len(head) + self.destination.run_bytes
+            room = self._limit - begin - self._heads_size - head_size
+            rest = elements[done + 1 : done + 1 + BATCH_LINES - len(self._ends)]
+            # Each with the separator before it.
+            ends = list(accumulate(size + 1 for size in rest.sizes()))
+            count = bisect_right(ends, room)
+            self._content += rest[:count].joined(self.destination.separator)
+            self._ends.extend([begin + end for end in ends[:count]])
+            done += 1 + count
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -112,6 +193,8 @@ class Packer:
         """The pending batch, or None if it is empty."""
         if not self._ends:
             return None
-        batch = Batch(self._content, self._ends, tuple(self._owners), tuple(self._firsts))
+        batch = Batch(
+            self._content, self._ends, tuple(self._owners), tuple(self._firsts), self._heads
+        )
         self._clear()
         return batch

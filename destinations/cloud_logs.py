@@ -13,6 +13,7 @@ import requests
 from requests.auth import AuthBase
 
 from connections.iam import TokenError, Tokens
+from destinations import answers
 from destinations.base import Destination, KeyRejected, Line, LongLine, Source, Variables
 
 APPLICATION = "vpc-flow-logs"
@@ -56,12 +57,14 @@ class CloudLogs(Destination):
     request_limit_bytes = 2_000_000
     line_limit_bytes = 32_000
     long_line = LongLine.DROPPED
+    # A key is longer than the 256 characters up to which a value is indexed.
+    extra_fields = ("_object",)
     # What is older than 24 hours is not accepted at all, so there is a margin for retries.
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60
 
-    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into elements of a request. `now` in UTC milliseconds."""
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
+        """Tells what stands before and after a line's own text in an element."""
         subsystem = self.subsystem or source.vpc_id or UNKNOWN_SUBSYSTEM
         always = {"applicationName": self.application, "subsystemName": subsystem}
         if source.interface_id:
@@ -69,21 +72,23 @@ class CloudLogs(Destination):
         # The object alone is what varies, so the rest is written once.
         head = orjson.dumps(always)[:-1]
 
-        def render(line: Line) -> bytes:
-            return b'%b,"severity":%d,"timestamp":%d,"text":%b}' % (
+        def around(line: Line) -> tuple[bytes, bytes]:
+            severity = WARNING if line.rejected else INFO
+            before = b'%b,"severity":%d,"timestamp":%d,"text":%b' % (
                 head,
-                WARNING if line.rejected else INFO,
+                severity,
                 self.timestamp(line, now),
-                line.text,
+                line.head,
             )
+            return before, line.tail + b"}"
 
-        return render
+        return around
 
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
 
-    def encode(self, parts: Iterable[bytes | bytearray]) -> bytes:
+    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body as it is: whether the service takes compressed ones is not documented."""
         return b"".join(parts)
 
@@ -106,6 +111,10 @@ class CloudLogs(Destination):
             # A redirect would carry the token to a host nobody named.
             allow_redirects=False,
         )
+
+    def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
+        """What an answer to a request of so many lines means."""
+        return answers.cloud_logs(status, text, lines)
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request has another token than the rejected one."""

@@ -1,15 +1,16 @@
-"""One HTTP exchange with a log service: the request out, the whole answer in."""
+"""One HTTP exchange with a log service: the request out, the answer in, up to 64 KiB of it."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import requests
 import urllib3
 
 from connections.pools import session
-from connections.retry import RetryPolicy, TryAgain
+from connections.retry import RetryPolicy, TryAgain, retry_after_seconds
 from connections.time_limit import TooSlow, time_limit
 from destinations.base import Destination
 
@@ -24,11 +25,15 @@ _BROKEN_CONNECTION = (
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the wire; `bytes_sent` counts request bodies as sent, retries included."""
+    """What went over the wire; `bytes_sent` counts request bodies as sent, retries included.
+
+    `remarks` counts the answers that took the lines and said something beside that.
+    """
 
     requests: int = 0
     retries: int = 0
     bytes_sent: int = 0
+    remarks: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, size: int, first: bool) -> None:
@@ -37,6 +42,30 @@ class Traffic:
             self.requests += 1
             self.bytes_sent += size
             self.retries += not first
+
+    def count_remark(self) -> None:
+        """An answer has a remark."""
+        with self.lock:
+            self.remarks += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; `text` is empty where it can't be read."""
+
+    response: requests.Response
+    text: bytes
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status_code
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds that a Retry-After asks for."""
+        value = self.response.headers.get("Retry-After")
+        return retry_after_seconds(value, datetime.now(UTC))
 
 
 class Exchange:
@@ -49,40 +78,39 @@ class Exchange:
         self._policy = policy
         self._traffic = traffic
         self._session = session(connections)
+        # An answer is short, and one that is compressed anyway might not be readable.
+        self._session.headers["Accept-Encoding"] = "identity"
 
-    def post(self, body: bytes, *, first: bool) -> requests.Response:
-        """Post, and read the answer. Raises DeliveryError or TryAgain where there is none."""
+    def post(self, body: bytes, *, first: bool) -> Answer:
+        """Post, and read the answer. Raises DeliveryError, or TryAgain where there is no answer."""
         self._traffic.count(len(body), first)
         timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
         try:
             with time_limit(self._policy.answer_seconds):
                 response = self._destination.post(self._session, body, timeout)
-                _drain(response)
+                return Answer(response, _text(response))
         except TooSlow:
             raise TryAgain("it gave no whole answer in time") from None
         except _BROKEN_CONNECTION as error:
             raise TryAgain(_connection_problem(error)) from None
         except requests.RequestException as error:
             raise TryAgain(f"its answer is unusable ({type(error).__name__})") from None
-        if response.status_code < 200:
-            raise TryAgain(f"it answered {response.status_code}, which is no answer")
-        return response
 
 
-def _drain(response: requests.Response) -> None:
-    """Read what follows the headers, so that the connection can be used again.
+def _text(response: requests.Response) -> bytes:
+    """What follows the headers; empty where it gets lost or can't be decoded.
 
-    Its content does not matter: the status has said what became of the lines, also where the rest
-    of the answer gets lost or can't be decoded.
+    It is read to its end, so that the connection can be used again.
     """
     try:
-        response.raw.read(ANSWER_LIMIT_BYTES, decode_content=False)
-        more = response.raw.read(1, decode_content=False)
+        text: bytes = response.raw.read(ANSWER_LIMIT_BYTES + 1, decode_content=True)
     except (urllib3.exceptions.HTTPError, OSError):
-        more = b"?"
-    # Behind an interim answer (1xx) the real one may follow: no other request may take it.
-    if more or response.status_code < 200:
         response.close()
+        return b""
+    # Behind an interim answer (1xx) the real one may follow: no other request may take it.
+    if len(text) > ANSWER_LIMIT_BYTES or response.status_code < 200:
+        response.close()
+    return text[:ANSWER_LIMIT_BYTES]
 
 
 def _connection_problem(error: requests.RequestException) -> str:

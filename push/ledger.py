@@ -17,25 +17,31 @@ class Settled:
 
     ref: ObjectRef
     rows: int = 0
+    """All flows of the object that were read, also those that a filter left out."""
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
     """Whether another run would fail again: a fault of the object, not of a service or a right."""
+    filtered: int = 0
+    unread: bool = False
+    """Whether the store did not hand it out."""
 
 
 @dataclass(slots=True)
 class _OpenObject:
     ref: ObjectRef
-    rows: int = 0
+    lines: int = 0
+    filtered: int = 0
     accepted: int = 0
     all_added: bool = False
     error: str | None = None
-    gone: bool = False
+    skipped: bool = False
     permanent: bool = True
+    unread: bool = False
 
     @property
     def settled(self) -> bool:
-        return self.all_added and (self.error is not None or self.accepted == self.rows)
+        return self.all_added and (self.error is not None or self.accepted == self.lines)
 
 
 class Ledger:
@@ -57,20 +63,26 @@ class Ledger:
         self._objects[number] = _OpenObject(ref)
         return number
 
-    def add_lines(self, number: int, count: int) -> None:
-        """The object has so many more lines, which were handed over for delivery."""
-        self._objects[number].rows += count
+    def add_lines(self, number: int, count: int, filtered: int = 0) -> None:
+        """The object has so many more lines, which were handed over for delivery.
 
-    def close(self, number: int, *, gone: bool = False) -> None:
-        """No more lines of this object follow."""
+        And so many more flows that a filter has left out.
+        """
+        self._objects[number].lines += count
+        self._objects[number].filtered += filtered
+
+    def close(self, number: int, *, skipped: bool = False) -> None:
+        """No more lines of this object follow; `skipped` where it holds nothing to push."""
         self._objects[number].all_added = True
-        self._objects[number].gone = gone
+        self._objects[number].skipped = skipped
 
-    def fail(self, number: int, error: str, *, permanent: bool = True) -> None:
+    def fail(
+        self, number: int, error: str, *, permanent: bool = True, unread: bool = False
+    ) -> None:
         """The object can't become done any more; the first reason given is kept."""
         entry = self._objects.get(number)
         if entry and entry.error is None:
-            entry.error, entry.permanent = error, permanent
+            entry.error, entry.permanent, entry.unread = error, permanent, unread
 
     def record(self, receipt: Receipt) -> None:
         """Record the result of a batch."""
@@ -78,8 +90,8 @@ class Ledger:
             # A failed object settles without waiting for its other batches.
             if entry := self._objects.get(number):
                 entry.accepted += count
-        for number, error in receipt.failed.items():
-            self.fail(number, error, permanent=receipt.permanent)
+        for number, failure in receipt.failed.items():
+            self.fail(number, failure.reason, permanent=failure.permanent)
 
     def settled(self) -> Iterator[Settled]:
         """Take out the settled objects, as far as no older one is open before them."""
@@ -87,7 +99,15 @@ class Ledger:
         while (entry := self._objects.get(self._oldest)) and entry.settled:
             del self._objects[self._oldest]
             self._oldest += 1
-            yield Settled(entry.ref, entry.rows, entry.error, entry.gone, entry.permanent)
+            yield Settled(
+                entry.ref,
+                entry.lines + entry.filtered,
+                entry.error,
+                entry.skipped,
+                entry.permanent,
+                entry.filtered,
+                entry.unread,
+            )
 
     def give_up(self, error: str) -> Iterator[Settled]:
         """Take out all that are still open: they are settled as failed with this error."""
@@ -133,10 +153,16 @@ class Tally:
     rows: int = 0
     lines_delivered: int = 0
     skipped: int = 0
+    filtered: int = 0
+    """Rows that FLOWLOG_WHERE left out."""
+    incomplete: int = 0
+    """Objects whose collector has lost flows."""
     failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
     not_begun_reason: str = ""
+    lag_seconds: int | None = None
+    """Age of the oldest object that has settled in the bucket and is not pushed; None: unknown."""
 
     @property
     def failed_total(self) -> int:
@@ -146,9 +172,10 @@ class Tally:
     def record(self, settled: Settled) -> None:
         """Count a settled object."""
         self.rows += settled.rows
+        self.filtered += settled.filtered
         if settled.error is not None:
             self.failed.append(settled.ref.key, settled.error)
-        elif settled.gone:
+        elif settled.skipped:
             self.skipped += 1
         else:
             self.objects += 1

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from bucket.errors import ObjectError, ObjectGone, ObjectTooLarge, ReadInterrupted, StoreError
+from bucket.errors import ObjectError, ObjectGone, StoreError
 from bucket.listing import ObjectRef
-from bucket.state import StateError
+from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
 from connections.unforeseen import describe
-from destinations.base import Line, Receipt, Source
+from destinations.base import Added, Line, Receipt, Source
+from destinations.block import Block
 from logdna_synchronous import Delivery
 from push.decoder import Unreadable
 from push.ledger import Ledger, Settled, Tally
@@ -27,9 +28,6 @@ T = TypeVar("T")
 OPEN_OBJECTS = 20_000
 """Objects whose lines were handed over but which are not settled, since one before them isn't. With
 more of them reading waits, so that a single request without an answer costs time and not memory."""
-
-BROKEN_READS_IN_A_ROW = 3
-"""So many objects in a row that can't be read mean the store, not the objects."""
 
 
 class PushEnded(Exception):
@@ -58,24 +56,27 @@ OnSettled = Callable[[Sequence[Settled]], None]
 
 OnProgress = Callable[[Progress], None]
 
-LinesOf = Callable[[bytes, str], tuple[Source, Iterable[Line]]]
+
+class Lines(Protocol):
+    """The lines of one object; iterating raises Unreadable."""
+
+    @property
+    def source(self) -> Source:
+        """Where the flows come from."""
+
+    @property
+    def filtered(self) -> int:
+        """How many flows were left out so far."""
+
+    def block(self) -> Block | None:
+        """All lines at once, where the object's text allows that."""
+
+    def __iter__(self) -> Iterator[Line]:
+        """Makes the lines."""
+
+
+LinesOf = Callable[[bytes, str], Lines]
 """Makes an object, as stored, and its key into lines. Raises Unreadable."""
-
-
-class BrokenReads:
-    """Counts the reads in a row that were interrupted."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def check(self, body: Body | Exception) -> None:
-        """Count this read. Raises PushEnded where it makes no sense to read on."""
-        self._count = self._count + 1 if isinstance(body, ReadInterrupted) else 0
-        if self._count >= BROKEN_READS_IN_A_ROW:
-            raise PushEnded(
-                f"{self._count} reads in a row failed, the last one so: {body};"
-                " look at COS_ENDPOINT"
-            )
 
 
 def say_gone(key: str) -> None:
@@ -112,7 +113,7 @@ class Pusher:
         try:
             early = _why_ended(self._begin_all, push)
             late = _why_ended(push.settle_and_tell, self._delivery.flush())
-        except StateError:
+        except StateLost:
             # Requests in flight still count; pending lines are no longer this run's to send.
             push.settle(self._delivery.flush(send=False))
             raise
@@ -120,7 +121,7 @@ class Pusher:
             # Nobody foresaw it, and it belongs to no object.
             self._end_named(push, describe(error))
             raise
-        reason = early or late or (self._delivery.fatal and str(self._delivery.fatal))
+        reason = early or late or (self._delivery.ended_by and str(self._delivery.ended_by))
         if reason:
             push.name_rest(reason)
             raise PushEnded(reason)
@@ -133,8 +134,6 @@ class Pusher:
             push.name_rest(reason)
 
     def _begin_all(self, push: _Push) -> None:
-        broken_reads = BrokenReads()
-
         def while_waiting() -> None:
             self._settle_answered(push)
 
@@ -142,11 +141,11 @@ class Pusher:
             self._begin(push, ref, body)
             self._settle_answered(push)
             while len(push.ledger) > OPEN_OBJECTS:
+                # Where a filter leaves few lines, the oldest object's may wait for a full batch.
                 self._delivery.send()
                 push.settle_and_tell(self._delivery.receipts(wait=True))
-            broken_reads.check(body)
-            if self._delivery.fatal:
-                raise PushEnded(str(self._delivery.fatal))
+            if self._delivery.ended_by:
+                raise PushEnded(str(self._delivery.ended_by))
 
     def _settle_answered(self, push: _Push) -> None:
         """Settle what has been answered by now, and let no line wait for others for long."""
@@ -159,33 +158,46 @@ class Pusher:
         Here, and nowhere else, an error becomes the failure of the object that it met.
         """
         push.begun += 1
-        number, gone = push.ledger.open(ref), False
+        number, nothing = push.ledger.open(ref), False
         try:
             if isinstance(body, Exception):
                 raise body
-            self._add_lines(push.ledger, number, ref.key, body.content)
+            if not body.content:
+                log.info("no bytes, nothing to push: %s", ref.key)
+                nothing = True
+            else:
+                self._add_lines(push.ledger, number, ref.key, body.content)
         except _ENDS_THE_PUSH:
             raise
         except ObjectGone:
             say_gone(ref.key)
-            gone = True
+            nothing = True
         except (ObjectError, Unreadable) as error:
-            permanent = isinstance(error, ObjectTooLarge | Unreadable)
-            push.ledger.fail(number, str(error), permanent=permanent)
+            permanent = isinstance(error, Unreadable) or error.permanent
+            unread = isinstance(error, ObjectError)
+            push.ledger.fail(number, str(error), permanent=permanent, unread=unread)
         except Exception as error:
             # Of a read it can be the store's fault; the same content would meet it again.
-            permanent = body is not error
-            push.ledger.fail(number, describe(error), permanent=permanent)
-        push.ledger.close(number, gone=gone)
+            unread = body is error
+            push.ledger.fail(number, describe(error), permanent=not unread, unread=unread)
+        push.ledger.close(number, skipped=nothing)
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
-        source, lines = self._lines_of(content, key)
-        added = self._delivery.add(number, lines, source)
-        ledger.add_lines(number, added.lines)
+        lines = self._lines_of(content, key)
+        if lines.source.incomplete:
+            log.warning("its collector has lost flows of this interval: %s", key)
+            self._tally.incomplete += 1
+        added = self._add(number, lines)
+        ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:
             log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
+
+    def _add(self, number: int, lines: Lines) -> Added:
+        block = lines.block() if self._delivery.takes_blocks else None
+        added = block and self._delivery.add_block(number, block, lines.source)
+        return added or self._delivery.add(number, lines, lines.source)
 
 
 class _Push:
@@ -245,7 +257,9 @@ def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
     """Do a step of a push; why it ended early, or None."""
     try:
         step(argument)
-    except (PushEnded, StoreError) as error:
+    except StateLost:
+        raise
+    except (PushEnded, StoreError, StateError) as error:
         return str(error)
     except Stopped:
         return "the run was told to stop"

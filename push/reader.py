@@ -5,17 +5,15 @@ All waiting for the store goes through here, so that a run that is told to stop 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from bucket.errors import StoreError, StoreUnavailable
+from bucket.errors import StoreError
 from bucket.listing import ObjectRef
-from bucket.state import Snapshot
 from bucket.store import Body, Store
 from connections.stop import Stop, Stopped
 
@@ -24,11 +22,8 @@ T = TypeVar("T")
 READ_AHEAD_BYTES = 16 * 1024 * 1024
 """Bound of what is read ahead, compressed; the next object in turn is always permitted."""
 
-CALL_SECONDS = 600.0
-"""Bound of any other exchange with the store, retries included, such as a page of the listing."""
-
-STOPPING_SECONDS = 5.0
-"""Bound of an exchange about STATE once the run is to end."""
+CALLS = 4
+"""So many other exchanges with the store at the same time: one, and some that nobody waits for."""
 
 
 class Reader:
@@ -38,8 +33,12 @@ class Reader:
 
     def __init__(self, store: Store, stop: Stop) -> None:
         self.store = store
+        self.on_wait: Callable[[], None] = lambda: None
+        """Called again and again while this waits."""
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
+        # Of their own, since the others may all be waiting to try an object again.
+        self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
         """The listing, page by page. Raises Stopped, StoreError."""
@@ -55,7 +54,7 @@ class Reader:
         `while_waiting` is called again and again while the next one isn't there yet; what it raises
         ends the reading.
         """
-        waiting: deque[tuple[ObjectRef, Future[Body]]] = deque()
+        waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]] = deque()
         ahead = 0
         for ref in refs:
             while waiting and (
@@ -63,13 +62,21 @@ class Reader:
             ):
                 ahead -= waiting[0][0].size
                 yield self._next(waiting, while_waiting)
-            waiting.append((ref, self._pool.submit(self.store.read, ref.key)))
+            waiting.append((ref, self._pool.submit(self._read, ref)))
             ahead += ref.size
         while waiting:
             yield self._next(waiting, while_waiting)
 
+    def _read(self, ref: ObjectRef) -> tuple[str, Body]:
+        # A listing tells keys as they are, and times; an event tells neither for certain.
+        if ref.last_modified:
+            return ref.key, self.store.read(ref.key)
+        return self.store.read_event(ref.key)
+
     def _next(
-        self, waiting: deque[tuple[ObjectRef, Future[Body]]], while_waiting: Callable[[], None]
+        self,
+        waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]],
+        while_waiting: Callable[[], None],
     ) -> tuple[ObjectRef, Body | Exception]:
         ref, future = waiting.popleft()
         self._wait_until_done(future, while_waiting=while_waiting)
@@ -77,70 +84,53 @@ class Reader:
         error = future.exception()
         if isinstance(error, Exception) and not isinstance(error, StoreError):
             return ref, error
-        body = future.result()
-        # An event doesn't tell when its object was written; where a listing did, its time is kept.
-        return ref if ref.last_modified else replace(ref, last_modified=body.last_modified), body
+        key, body = future.result()
+        # Where a listing told an object's time, it is kept.
+        return replace(ref, key=key, last_modified=ref.last_modified or body.last_modified), body
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`. Raises Stopped where the run is to end before it answers.
+        """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
+        return self._wait(self._calls.submit(function, *arguments))
 
-        And StoreUnavailable where the answer goes on and on.
-        """
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS)
-
-    def finish(self, function: Callable[..., T], *arguments: object) -> T:
-        """The same, but a run that is to end still waits `STOPPING_SECONDS`, to save its state."""
-        return self._wait(self._pool.submit(function, *arguments), CALL_SECONDS, STOPPING_SECONDS)
-
-    def _wait(self, future: Future[T], seconds: float, stopping: float = 0.0) -> T:
+    def _wait(self, future: Future[T]) -> T:
         """The future's result, waited for as `_wait_until_done` does."""
-        self._wait_until_done(future, seconds, stopping)
+        self._wait_until_done(future)
         return future.result()
 
-    def _wait_until_done(
-        self,
-        future: Future[Any],
-        seconds: float = math.inf,
-        stopping: float = 0.0,
-        while_waiting: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Wait; raises Stopped where the run is to end, `stopping` seconds after that is known."""
-        end, last = time.monotonic() + seconds, math.inf
-        while (now := time.monotonic()) < end:
+    def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
+        """`function(*arguments)`, as one of several calls that go on at the same time."""
+        return self._pool.submit(function, *arguments)
+
+    def first(self, calls: Collection[Future[T]]) -> set[Future[T]]:
+        """Those of these calls that end first. Raises Stopped."""
+        while True:
             if self._stop.requested():
-                last = min(last, now + stopping)
-            if now >= last:
                 raise Stopped
+            self.on_wait()
+            done = wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
+            if done:
+                return done
+
+    def _wait_until_done(
+        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Wait. Raises Stopped where the run is to end."""
+        while True:
+            if self._stop.requested():
+                raise Stopped
+            self.on_wait()
             if future.done() or wait((future,), self._POLL_SECONDS).done:
                 return
             while_waiting()
-        raise StoreUnavailable(f"the object store gave no whole answer within {seconds:g} s")
 
     def pause(self, seconds: float) -> None:
         """Wait for `seconds`. Raises Stopped."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self._stop.requested():
-                raise Stopped
-            # Not an Event: a signal's handler could not set it while this thread waits on it.
-            time.sleep(min(left, self._POLL_SECONDS))
+            self.on_wait()
+            self._stop.pause(min(left, 1.0))
 
     def close(self) -> None:
         """Queued reads are cancelled; the threads end by themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class InterruptibleState:
-    """STATE in the store, read and written so that a signal is noticed meanwhile."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def get_state(self, key: str) -> Snapshot | None:
-        return self._reader.finish(self._reader.store.get_state, key)
-
-    def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        return self._reader.finish(self._reader.store.put_state, key, content, etag)
-
-    def delete_state(self, key: str) -> None:
-        self._reader.finish(self._reader.store.delete_state, key)
+        for pool in (self._pool, self._calls):
+            pool.shutdown(wait=False, cancel_futures=True)

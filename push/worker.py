@@ -1,218 +1,225 @@
-"""The worker of catch-up mode: pushes everything, pass after pass, then closes.
+"""The run that owns STATE, whatever its mode: claim, checkpoint, signs of life, release.
 
 docs/modes.md draws the states and argues why nothing is lost and what can be sent twice.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar
 
+from bucket.errors import StoreError
 from bucket.listing import ObjectRef
 from bucket.state import (
-    NAMED_FAILURES,
-    SETTLING_SECONDS,
-    CatchUp,
     Replaced,
     Snapshot,
+    StateChanged,
     StateError,
+    StateLost,
     StateObject,
-    Status,
-    cutoff,
-    has_settled,
-    read_catch_up,
+    StateUnreadable,
 )
-from push.ledger import Settled
+from bucket.state_text import Work
+from connections.stop import Stopped
 from push.loop import OnSettled, PushEnded
 
 log = logging.getLogger("flowlog.worker")
 
 CHECKPOINT_SECONDS = 30.0
-"""STATE is written at most this often while objects are pushed: a checkpoint and sign of life."""
+"""STATE is written this often while a worker pushes or waits: a checkpoint and a sign of life."""
+
+_CLAIM_TRIES = 10
+_RACE_SECONDS = 0.5
+_SAVE_TRIES = 10
+
+W = TypeVar("W", bound=Work)
+
+Read = Callable[[Snapshot, str], W]
+"""Reads STATE of a mode; the second argument is STATE's key. Raises StateUnreadable."""
 
 
 class Job(Protocol):
-    """What the worker needs of its run."""
+    """What a worker needs of its run."""
+
+    @property
+    def job_run(self) -> str:
+        """The name of this job run; all its tries have the same one."""
 
     @property
     def state(self) -> StateObject:
         """STATE."""
 
     def listed(
-        self, wanted: Callable[[ObjectRef], bool], after_page: Callable[[], None]
+        self,
+        wanted: Callable[[ObjectRef], bool] = ...,
+        after_page: Callable[[], None] = ...,
     ) -> Sequence[ObjectRef]:
         """The wanted objects, oldest first; calls `after_page` after each page of the listing."""
 
-    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled) -> None:
+    def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled = ...) -> None:
         """Push the objects in their order. Raises PushEnded."""
 
     def send_pending(self) -> None:
         """Send pending lines, so that their objects can settle, without waiting for an answer."""
 
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call this again and again while the run waits for the store or the log service."""
+
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
 
 
-class Worker:
-    """The one run that owns STATE. It knows it still does by the ETag of its own last write."""
+def claim(job: Job, first: W, read: Read[W], snapshot: Snapshot | None) -> Claim[W] | None:
+    """Become the worker; None where another run is, or where there is nothing left to do.
 
-    def __init__(self, job: Job, state: CatchUp, etag: str) -> None:
-        self._job = job
-        self._state = state
-        self._etag = etag
-        self._written = time.monotonic()
-
-    @classmethod
-    def start(cls, job: Job) -> Worker | None:
-        """Create STATE and become the worker; None if another run was faster."""
-        return cls._claim(job, CatchUp(Status.WORKING, _name()), None)
-
-    @classmethod
-    def take_over(cls, job: Job, state: CatchUp, snapshot: Snapshot) -> Worker | None:
-        """Go on from the last checkpoint of a worker that is gone; None if another was faster."""
-        log.warning("taking over from worker %s, at %s", state.worker, state.mark)
-        # From here on STATE bears the time of this write, so the cutoff must be in its text.
-        claim = state.next(worker=_name(), cutoff=cutoff(state, snapshot))
-        return cls._claim(job, claim, snapshot.etag)
-
-    @classmethod
-    def _claim(cls, job: Job, state: CatchUp, etag: str | None) -> Worker | None:
-        try:
-            return cls(job, state, job.state.write(state.content(), etag))
-        except Replaced:
+    `first` is the STATE of a first run, `snapshot` is STATE as the run has just read it. Raises
+    StateError, UnsafeStore among them: then nothing was sent yet.
+    """
+    for _ in range(_CLAIM_TRIES):
+        state = read(snapshot, job.state.key) if snapshot else first
+        if snapshot and (reason := state.refusal(snapshot, job.job_run)):
+            log.info("nothing to do: %s", reason)
             return None
-
-    def run(self) -> None:
-        """Work until the catch-up is finished, or this run can't go on.
-
-        Then it releases STATE, so that the next run goes on at once. Raises StateError, StoreError.
-        """
-        log.info("worker %s: %s", self._state.worker, self._state.status.value)
+        job.state.check_preconditions(snapshot)
+        own = secrets.token_hex(4)
+        if snapshot:
+            if state.worker is not None:
+                log.warning("taking over from worker %s, at %s", state.worker, state.mark)
+            state = state.claimed(job.job_run, own, snapshot)
+        else:
+            state = state.next(worker=job.job_run, claim=own)
         try:
-            if self._state.status is Status.WORKING:
-                self._passes()
-                self._close()
-            self._last_pass()
-            self._save(status=Status.FINISHED, worker=None)
-            log.info("the catch-up is finished; from now on events push their objects")
+            etag = job.state.write(state.content(), snapshot.etag if snapshot else None)
+        except StateChanged:
+            # Another run was faster: look again what there is to do.
+            job.pause(_RACE_SECONDS)
+            snapshot = job.state.read()
+            continue
+        return Claim(job, state, etag, read)
+    raise StateError(f"the STATE object {job.state.key!r} can't be created; nothing is lost")
+
+
+class Claim(Generic[W]):
+    """This run's hold of STATE. It knows that it still has it by the ETag of its own last write."""
+
+    def __init__(self, job: Job, state: W, etag: str, read: Read[W]) -> None:
+        self.state = state
+        """What STATE is to say with the next write."""
+        self._job = job
+        self._there = state
+        self._etag = etag
+        self._read = read
+        self._tried = time.monotonic()
+        self._lost = False
+        self._trouble: StateError | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While the run works: it shows signs of life, and in the end it releases STATE.
+
+        So the next run goes on at once, however this one ends. PushEnded ends the work, and so does
+        another worker: neither is raised further. Raises StateError, also where that is what has
+        ended the push.
+        """
+        log.info("worker %s begins at %s", self.state.worker, self.state.mark)
+        self._job.while_waiting(self.sign_of_life)
+        try:
+            yield
+            if self.state.worker is not None:
+                self.save(worker=None)
         except Replaced as replaced:
-            self._say_replaced(replaced)
+            log.warning("stopped: %s. It goes on from the last checkpoint", replaced)
         except PushEnded:
             self._release()
+            if self._trouble:
+                raise self._trouble from None
+        except StateLost:
+            raise
         except Exception:
             self._release()
             raise
+        finally:
+            self._job.while_waiting(lambda: None)
 
-    def _passes(self) -> None:
-        """Push what is not yet pushed until little new comes up.
-
-        A bucket that is written to all the time has something new in every pass. What is left by
-        then is the last pass's work, so it is enough that the passes have stopped getting shorter.
-        """
-        before = None
-        while True:
-            # The clock is read before the listing, so what has settled by then is all in it.
-            found = self._pass(functools.partial(_settled_by, self._store_clock()))
-            if found == 0 or (before is not None and 2 * found > before):
-                return
-            before = found
-
-    def _close(self) -> None:
-        """Fix the cutoff: the time that the store gives to this very write of STATE."""
-        self._save(status=Status.CLOSING)
-        self._state = dataclasses.replace(self._state, cutoff=self._own_snapshot().last_modified)
-
-    def _last_pass(self) -> None:
-        """Push what is left up to the cutoff, once all of it is visible."""
-        last = self._state.cutoff
-        assert last is not None, "closing fixes the cutoff"
-        while not has_settled(last, now := self._store_clock()):
-            self._job.pause(last + SETTLING_SECONDS + 1 - now)
-        self._pass(lambda ref: ref.last_modified <= last)
-
-    def _pass(self, wanted: Callable[[ObjectRef], bool]) -> int:
-        """Push all wanted objects past the mark, oldest first; how many there were."""
-        refs = self._job.listed(
-            lambda ref: wanted(ref) and not self._state.has_passed(ref), self._checkpoint
-        )
-        log.info("%s: this pass finds %d objects", self._state.status.value, len(refs))
-        self._job.push(refs, self._move_mark)
-        return len(refs)
-
-    def _move_mark(self, settled: Sequence[Settled]) -> None:
-        """Move the mark past these objects.
-
-        Raises PushEnded at one that another try might deliver: the next run begins with it.
-        """
-        for entry in settled:
-            if entry.error is not None and not entry.permanent:
-                raise PushEnded(
-                    f"the next run of the catch-up continues at this object: {entry.error}"
-                )
-            failed = self._state.failed
-            if entry.error is not None and len(failed) < NAMED_FAILURES:
-                failed = (*failed, entry.ref.key)
-            self._state = dataclasses.replace(
-                self._state,
-                mark=(entry.ref.last_modified, entry.ref.key),
-                failed_total=self._state.failed_total + (entry.error is not None),
-                failed=failed,
-            )
-        self._checkpoint()
-
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
         """Write STATE if it is time; sends pending lines, so that the next one moves the mark."""
-        if time.monotonic() - self._written >= CHECKPOINT_SECONDS:
+        if self._is_due():
             self._job.send_pending()
-            self._save()
+            self.save()
 
-    def _save(self, **changes: Any) -> None:
-        """Write STATE. Raises Replaced where it isn't this worker's any more."""
-        self._state = self._state.next(**changes)
-        self._etag = self._job.state.write(self._state.content(), self._etag)
-        self._written = time.monotonic()
+    def sign_of_life(self) -> None:
+        """Write STATE if it is time. Raises StateLost, once."""
+        if self._is_due() and not self._lost:
+            self.save()
 
-    def _own_snapshot(self) -> Snapshot:
-        """STATE as this worker wrote it last. Raises Replaced."""
+    def save(self, **changes: Any) -> None:
+        """Write STATE with these changes. Raises StateLost where it isn't this run's any more."""
+        self._tried = time.monotonic()
+        try:
+            self._save(changes)
+        except StateLost:
+            self._lost = True
+            raise
+        except StateError as error:
+            self._trouble = error
+            raise
+
+    def _save(self, changes: Mapping[str, Any]) -> None:
+        if self.state.time_is_needed:
+            self.look()
+        for _ in range(_SAVE_TRIES):
+            wanted = self.state.next(**changes)
+            try:
+                self._etag = self._job.state.write(wanted.content(), self._etag)
+            except StateChanged as changed:
+                self._take_in(changed.now)
+                continue
+            self.state = self._there = wanted
+            return
+        raise StateError(f"the STATE object {self._job.state.key!r} keeps changing")
+
+    def look(self) -> Snapshot:
+        """STATE as it is now, with the store's clock. Raises StateLost."""
         snapshot = self._job.state.read()
-        if snapshot is None or snapshot.etag != self._etag:
-            raise Replaced(
-                f"the STATE object {self._job.state.key!r} is not this worker's any more"
+        return self._take_in(snapshot)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._tried >= CHECKPOINT_SECONDS
+
+    def _take_in(self, snapshot: Snapshot | None) -> Snapshot:
+        """Take in what is in STATE, which is not this run's last write or has a time it needs.
+
+        A run with an event may have changed it, which leaves it to this worker; and a write of
+        this worker may have been carried out although it seemed to fail. Raises StateLost.
+        """
+        name = f"the STATE object {self._job.state.key!r}"
+        if snapshot is None:
+            raise StateLost(
+                f"{name} was deleted while this run was working: the next run starts over"
             )
+        try:
+            now = self._read(snapshot, self._job.state.key)
+        except StateUnreadable as unreadable:
+            raise StateLost(str(unreadable)) from None
+        if now.claim != self.state.claim and now.worker == self.state.worker:
+            raise StateLost(f"{name} belongs to another try of this job run, which goes on")
+        if now.claim != self.state.claim:
+            raise Replaced(f"{name} belongs to another worker now, {now.worker}")
+        self.state = self.state.rebased(self._there, now, snapshot)
+        self._there, self._etag = now, snapshot.etag
         return snapshot
 
-    def _store_clock(self) -> int:
-        """The store's clock. Raises Replaced."""
-        return self._own_snapshot().date
-
     def _release(self) -> None:
+        """Let STATE go. Where that fails, the reason why the run ends is the one to be told."""
         try:
-            self._save(worker=None)
-            log.warning("the catch-up is not finished; the next run goes on from its checkpoint")
+            self.save(worker=None)
         except Replaced as replaced:
-            self._say_replaced(replaced)
-
-    def _say_replaced(self, replaced: Replaced) -> None:
-        """This run's objects are another worker's now, unless there is no STATE at all."""
-        snapshot = self._job.state.read()
-        if snapshot is None:
-            raise StateError(
-                f"the STATE object {self._job.state.key!r} was deleted while the catch-up was"
-                " running: the next run starts over"
-            ) from None
-        # Raises where it was no other worker that has written it.
-        read_catch_up(snapshot, self._job.state.key)
-        log.warning("stopped: %s. Another worker goes on from the last checkpoint", replaced)
-
-
-def _settled_by(now: int, ref: ObjectRef) -> bool:
-    return has_settled(ref.last_modified, now)
-
-
-def _name() -> str:
-    return secrets.token_hex(4)
+            log.warning("stopped: %s", replaced)
+        except (StateError, StoreError, Stopped) as error:
+            log.warning("STATE could not be released, the next run waits for its lease: %s", error)
+        else:
+            log.warning("the work is not finished; the next run goes on from the checkpoint")

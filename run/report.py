@@ -122,6 +122,10 @@ def summary(
         "failed": failed,
         "failed_total": tally.failed_total,
         "skipped": tally.skipped,
+        "filtered": tally.filtered,
+        "incomplete": tally.incomplete,
+        "remarks": traffic.remarks if traffic else 0,
+        "lag_seconds": tally.lag_seconds,
         "seconds": round(seconds, 3),
         "version": VERSION,
     }

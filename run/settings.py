@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import lib
 from bucket.listing import Period
 from bucket.shard import Shard
-from bucket.store import CONCURRENCY, HMAC
+from bucket.store import CONCURRENCY, HMAC, Location
 from connections.iam import IAM
+from connections.network import read_network
 from connections.retry import RetryPolicy
-from destinations.base import Destination, Variables
-from destinations.cloud_logs import CloudLogs
-from logdna_synchronous import LogDNA
+from destinations.base import Destination
+from push.selection import Fields, Selection, parse_fields
 from run.environment import (
     IAM_URL,
     Environment,
@@ -29,11 +31,15 @@ from run.environment import (
 from run.event import TIMER, parse_event
 from run.report import parse_level
 
-DESTINATIONS: Mapping[str, Callable[[Variables], Destination]] = {
-    "logdna": LogDNA.read,
-    "cloud-logs": CloudLogs.read,
+if TYPE_CHECKING:
+    from push.filter import Filter
+
+DESTINATIONS: Mapping[str, str] = {
+    "logdna": "logdna_synchronous:LogDNA",
+    "cloud-logs": "destinations.cloud_logs:CloudLogs",
+    "otlp": "destinations.otlp:OTLP",
 }
-"""By the value of LOG_DESTINATION."""
+"""Module and class by the value of LOG_DESTINATION; only the one that is used is imported."""
 
 PUSH_ALL_AGAIN = ("simple", "remember")
 """Modes in which another run without an event pushes the same objects again."""
@@ -57,6 +63,7 @@ class Settings:
     """The checked environment of one run."""
 
     bucket: str
+    state_bucket: str
     endpoint: str
     credentials: HMAC | IAM
     destination: Destination
@@ -67,9 +74,17 @@ class Settings:
     prefix: str
     shard: Shard
     event: lib.Event | None
+    job_run: str
     period: Period
     """Which objects concern a run without an event."""
+    selection: Selection
+    """What is sent of each object."""
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def location(self) -> Location:
+        """Where the objects and STATE are."""
+        return Location(self.endpoint, self.credentials, self.bucket, self.state_bucket)
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
@@ -106,11 +121,13 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         bucket = event.bucket
     if (tries := env.parsed("JOB_INDEX_RETRY_COUNT", parse_number, 0)) and not event:
         env.warnings += _repetition(mode, tries)
+    destination = _destination(env)
     settings = Settings(
         bucket=bucket,
+        state_bucket=env.parsed("FLOWLOG_STATE_BUCKET", parse_bucket, bucket),
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
-        destination=_destination(env),
+        destination=destination,
         retry=retry,
         concurrency=concurrency,
         mode=mode,
@@ -118,13 +135,22 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         prefix=prefix,
         shard=_shard(env, mode),
         event=event,
+        job_run=_job_run(env),
         period=_period(env),
+        selection=_selection(env, destination),
         warnings=tuple(env.warnings),
     )
+    env.faults += read_network(environ)[1]
     env.parsed("LOG", parse_level, logging.INFO)  # used before this, by log_level_of
     if env.faults:
         raise Unusable(dict.fromkeys(env.faults))
     return settings
+
+
+def _job_run(env: Environment) -> str:
+    """The name that Code Engine gives this job run; empty where it has no name."""
+    name = env.text("CE_JOBRUN")
+    return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
@@ -164,6 +190,22 @@ def _period(env: Environment) -> Period:
     return Period(since, until)
 
 
+def _selection(env: Environment, destination: Destination) -> Selection:
+    """What FLOWLOG_FIELDS and FLOWLOG_WHERE choose."""
+    fields = env.parsed("FLOWLOG_FIELDS", parse_fields, Fields())
+    where = env.parsed("FLOWLOG_WHERE", _parse_where, None)
+    if where:
+        env.warnings += where.warnings()
+    return Selection(fields.with_default(destination.extra_fields), where)
+
+
+def _parse_where(text: str) -> Filter:
+    # Only where there is a filter: it brings jmespath along.
+    from push.filter import Filter
+
+    return Filter(text)
+
+
 def _repetition(mode: str, tries: int) -> Iterable[str]:
     """What to say of a run without an event that Code Engine has started again."""
     if mode in PUSH_ALL_AGAIN:
@@ -185,8 +227,9 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
 
 def _destination(env: Environment) -> Destination:
     """The log service that LOG_DESTINATION names."""
-    default = DESTINATIONS["logdna"]
-    return env.parsed("LOG_DESTINATION", _parse_destination, default)(env)
+    where = env.parsed("LOG_DESTINATION", _parse_destination, DESTINATIONS["logdna"])
+    destination: Destination = pkgutil.resolve_name(where).read(env)
+    return destination
 
 
 def _parse_mode(text: str) -> str:
@@ -216,7 +259,7 @@ def _parse_concurrency(text: str) -> int:
     return number
 
 
-def _parse_destination(text: str) -> Callable[[Variables], Destination]:
+def _parse_destination(text: str) -> str:
     if text not in DESTINATIONS:
         raise ValueError(f"must be one of: {', '.join(DESTINATIONS)}")
     return DESTINATIONS[text]

@@ -6,101 +6,17 @@ All numbers but the job's own summary come from what the ingestion stand-in rece
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
-from standins.destination import log_service
 from standins.flowlogs import FlowLogObject, flow_log_objects
-from standins.iam import IAM
-from standins.ingestion import LogService
-from standins.store import Store
+from standins.living import LEASE_SECONDS, Living
+from standins.place import BUCKET, Place, event, finish, services
 
-PROJECT = Path(__file__).parent.parent
-BUCKET = "my-flow-logs"
-API_KEY = "demo-api-key"
-INGESTION_KEY = "demo-ingestion-key"
 OBJECTS, ROWS = 300, 20
-DESTINATIONS = ("logdna", "cloud-logs")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The three services, and the environment of a job that uses them."""
-
-    store: Store
-    ingestion: LogService
-    environ: dict[str, str]
-
-    def start(self, **settings: str) -> subprocess.Popen[str]:
-        """Start the job as Code Engine would."""
-        return subprocess.Popen(
-            [sys.executable, "flowlog.py"],
-            cwd=PROJECT,
-            env={**self.environ, **settings},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, **settings: str) -> dict[str, Any]:
-        """Run the job, show its log, and return its summary."""
-        return finish(self.start(**settings))
-
-
-def finish(job: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a job, show its log; its summary. Raises RuntimeError where it failed."""
-    log = job.communicate(timeout=120)[1].splitlines()
-    for line in log:
-        print(f"    {line if len(line) <= 200 else line[:197] + '...'}")
-    if job.returncode != 0:
-        raise RuntimeError(f"the job exited with {job.returncode}")
-    summary: dict[str, Any] = json.loads(log[-1].removeprefix("summary "))
-    return summary
-
-
-def event(key: str) -> str:
-    """CE_DATA for a new object (Code Engine docs, "Object Storage event producer")."""
-    return json.dumps(
-        {
-            "bucket": BUCKET,
-            "endpoint": "",
-            "key": key,
-            "notification": {"event_type": "Object:Write"},
-            "operation": "Object:Write",
-        }
-    )
-
-
-@contextmanager
-def services(destination: str) -> Iterator[Place]:
-    """The stand-ins, on free ports of this machine."""
-    with ExitStack() as stack:
-        iam = stack.enter_context(IAM(API_KEY))
-        store = stack.enter_context(Store(iam))
-        service, settings = log_service(destination, iam, INGESTION_KEY)
-        stack.enter_context(service)
-        home = stack.enter_context(tempfile.TemporaryDirectory())
-        store.create_bucket(BUCKET)
-        environ = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": home,
-            "COS_BUCKET": BUCKET,
-            "COS_ENDPOINT": store.url,
-            "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/demo:instance::",
-            "APIKEY": API_KEY,
-            "IAM_ENDPOINT": iam.url,
-            **settings,
-        }
-        yield Place(store, service, environ)
+DESTINATIONS = ("logdna", "cloud-logs", "otlp")
+INTERFACES, KILLED_AT = 8, 15
 
 
 def upload(place: Place, objects: list[FlowLogObject]) -> int:
@@ -108,14 +24,6 @@ def upload(place: Place, objects: list[FlowLogObject]) -> int:
     for item in objects:
         place.store.put(BUCKET, item.key, item.body)
     return sum(item.rows for item in objects)
-
-
-def pretty(service: LogService) -> str:
-    """The last line received, as a person would like to read it."""
-    line = service.received[-1]
-    # LogDNA gets the flow as text and shows what is in it, Cloud Logs gets it as an object.
-    shown = json.loads(line["line"]) if "line" in line else line
-    return json.dumps(shown, indent=2)
 
 
 def check(what: str, got: int, expected: int) -> None:
@@ -126,7 +34,7 @@ def check(what: str, got: int, expected: int) -> None:
 
 
 def main() -> None:
-    """Three steps: everything, one event, a catch-up."""
+    """Four steps: everything, one event, a catch-up, a timer."""
     now = datetime.now(UTC)
     backlog = list(flow_log_objects(OBJECTS, ROWS, seed=1, newest=now))
     later = list(flow_log_objects(3, ROWS, seed=2, newest=now + timedelta(minutes=5)))
@@ -144,10 +52,12 @@ def main() -> None:
         place.run(CE_DATA=event(later[0].key))
         check("with the event", len(place.ingestion.received), rows)
         print("  One of the lines, as the log service shows it:")
-        print("    " + pretty(place.ingestion).replace("\n", "\n    ") + "\n")
+        print("    " + place.ingestion.shown().replace("\n", "\n    ") + "\n")
 
     with services(destination) as place:
         show_catch_up(place, backlog, later[1:])
+    with services(destination) as place:
+        show_follow(place)
 
 
 def show_catch_up(place: Place, backlog: list[FlowLogObject], later: list[FlowLogObject]) -> None:
@@ -170,6 +80,29 @@ def show_catch_up(place: Place, backlog: list[FlowLogObject], later: list[FlowLo
     print("  An event after it has finished:")
     place.run(FLOWLOG_MODE="catch-up", CE_DATA=event(later[1].key))
     check("in the end", len(place.ingestion.received), rows)
+
+
+def show_follow(place: Place) -> None:
+    """A bucket that goes on living while a timer's runs come, one of which is killed."""
+    print("4. Follow: a timer's runs, on a fast clock; nobody raises an event")
+    living = Living(place, INTERFACES, ROWS)
+    for minute in range(5, 31, 5):
+        living.five_minutes()
+        run = living.start()
+        if minute == KILLED_AT:
+            living.kill(run)
+            print(f"  minute {minute}: the run is killed once it has delivered; its lease begins")
+        else:
+            living.finish(run)
+            print(f"  minute {minute}: {living.rows_written} rows written, {living.lost()} missing")
+    print("  The last of them took over, and began at the mark. One more finds nothing:")
+    place.store.clock_offset += LEASE_SECONDS
+    finish(living.start())
+    doubled = len(living.doubled())
+    print(f"  in the end: {living.lost()} of {living.rows_written} rows missing,", end=" ")
+    print(f"{doubled} twice, all of them sent by the run that was killed\n")
+    if living.lost() or living.doubled() - living.by_killed:
+        raise RuntimeError("nothing should be missing, and nothing else twice")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any, Self
@@ -34,17 +36,76 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Pass on what comes, until its end."""
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+class Proxy:
+    """A proxy that makes tunnels (RFC 9110, 9.3.6), and notes to where."""
+
+    def __init__(self) -> None:
+        self.tunnels: list[str] = []
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        while True:
+            near, _ = self._listening.accept()
+            threading.Thread(target=self._tunnel, args=(near,), daemon=True).start()
+
+    def _tunnel(self, near: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += near.recv(1)
+        target = head.split()[1].decode()
+        self.tunnels.append(target)
+        host, _, port = target.rpartition(":")
+        far = socket.create_connection((host, int(port)))
+        near.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+        threading.Thread(target=pump, args=(far, near), daemon=True).start()
+        pump(near, far)
+
+
+def relay(port: int, to: int) -> None:
+    """Listen on a port of this machine, and pass on what comes to another one; in threads."""
+
+    def serve() -> None:
+        with socket.create_server(("127.0.0.1", port), backlog=128) as listening:
+            while True:
+                near, _ = listening.accept()
+                far = socket.create_connection(("127.0.0.1", to))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
 class Served:
     """A server that answers, from a thread of its own, inside a `with` block."""
 
     def __init__(self, server: HTTPServer) -> None:
         self._server = server
+        self._scheme = "http"
         self._stopping = threading.Event()
 
     @property
     def url(self) -> str:
         """Base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """From now on it talks TLS."""
+        self._scheme = "https"
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> Self:
         # The interval is only how soon it notices that it is to stop.

@@ -17,14 +17,15 @@ GRANT_CR_TOKEN = "urn:ibm:params:oauth:grant-type:cr-token"
 class IAM(Server):
     """`POST /identity/token` (IAM Identity Services API, "Create an IAM access token").
 
-    `lifetime` of a token in seconds.
+    `lifetime` of a token in seconds; where `valid_for` is set, it is taken for that long.
     """
 
     def __init__(self, api_key: str, lifetime: int = 3600) -> None:
         super().__init__()
         self.issued: list[str] = []
         self._api_key = api_key
-        self._lifetime = lifetime
+        self.lifetime = lifetime
+        self.valid_for: int | None = None
         self._valid_until: dict[str, float] = {}
         self._refresh: set[str] = set()
         self._linked: dict[tuple[str, str], str] = {}
@@ -93,13 +94,13 @@ class IAM(Server):
             self.issued += [token, refresh]
             if refreshable:
                 self._refresh.add(refresh)
-            self._valid_until[token] = time.monotonic() + self._lifetime
+            self._valid_until[token] = time.monotonic() + (self.valid_for or self.lifetime)
         body = {
             "access_token": token,
             **({"refresh_token": refresh} if refreshable else {}),
             "token_type": "Bearer",
-            "expires_in": self._lifetime,
-            "expiration": int(time.time()) + self._lifetime,
+            "expires_in": self.lifetime,
+            "expiration": int(time.time()) + self.lifetime,
             "scope": "ibm openid",
         }
         return Answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())

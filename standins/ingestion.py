@@ -7,6 +7,7 @@ import binascii
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,7 +31,8 @@ class Refused(Exception):
 class LogService(Server):
     """Base of the log services; `received` holds the lines one accepted, in order.
 
-    `body_limit` in bytes, uncompressed.
+    `body_limit` in bytes, uncompressed. `refusal` says of the text of a line whether a request with
+    it is refused as a whole, and with which status; `accepted` is what others are answered.
     """
 
     text_field: str
@@ -40,6 +42,7 @@ class LogService(Server):
         super().__init__()
         self.received: list[dict[str, Any]] = []
         self.refusals: list[str] = []
+        self.refusal: Callable[[str], int | None] = lambda text: None
         self._body_limit = body_limit
 
     @property
@@ -48,17 +51,31 @@ class LogService(Server):
         with self.lock:
             return [compact(line[self.text_field]) for line in self.received]
 
+    def shown(self) -> str:
+        """The last line received, as a person would like to read it."""
+        return json.dumps(self.received[-1], indent=2)
+
     def answer(self, request: HTTPRequest) -> Answer:
         """Accept the lines, or say why not."""
         try:
             lines = self._check(request)
+            self._check_lines(lines)
         except Refused as refused:
             with self.lock:
                 self.refusals.append(str(refused))
             return Answer(refused.status, body=json.dumps({"error": str(refused)}).encode())
+        return self._take(lines)
+
+    def _take(self, lines: list[dict[str, Any]]) -> Answer:
         with self.lock:
             self.received += lines
         return self.accepted
+
+    def _check_lines(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            status = self.refusal(compact(line[self.text_field]))
+            if status is not None:
+                raise Refused(status, "a line is not acceptable")
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
         """The lines of a request. Raises Refused."""
@@ -81,7 +98,11 @@ def compact(text: object) -> str:
 
 
 class Ingestion(LogService):
-    """`POST /logs/ingest` of LogDNA."""
+    """`POST /logs/ingest` of LogDNA.
+
+    `line_status` gives each line a status of its own, by its text; where not all are 200 the answer
+    is a 207 with the list of them (Mezmo docs, "Send Log Lines").
+    """
 
     text_field = "line"
     accepted = Answer(
@@ -90,7 +111,20 @@ class Ingestion(LogService):
 
     def __init__(self, key: str, body_limit: int = BODY_LIMIT_BYTES) -> None:
         super().__init__(body_limit)
+        self.line_status: Callable[[str], int] = lambda text: 200
         self._key = key
+
+    def shown(self) -> str:
+        """What is in the text of the last line received."""
+        return json.dumps(json.loads(self.received[-1][self.text_field]), indent=2)
+
+    def _take(self, lines: list[dict[str, Any]]) -> Answer:
+        statuses = [self.line_status(line["line"]) for line in lines]
+        taken = [line for line, status in zip(lines, statuses, strict=True) if status < 300]
+        answer = super()._take(taken)
+        if len(taken) == len(lines):
+            return answer
+        return Answer(207, answer.headers, json.dumps({"status": statuses}).encode())
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
         parts = urlsplit(request.target)
@@ -104,7 +138,7 @@ class Ingestion(LogService):
             raise Refused(400, "now is not a number")
         if request.headers.get("content-type", "").split(";")[0] != "application/json":
             raise Refused(400, "Content-Type is not application/json")
-        return _parse(self._unpack(request))
+        return _parse(self._check_size(unpacked(request)))
 
     def _check_key(self, authorization: str, apikey: str | None) -> None:
         kind, _, encoded = authorization.partition(" ")
@@ -115,15 +149,16 @@ class Ingestion(LogService):
         if self._key not in ((user, password) if kind == "Basic" else (apikey,)):
             raise Refused(401, "the key is wrong")
 
-    def _unpack(self, request: HTTPRequest) -> bytes:
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding not in ("gzip", "identity"):
-            raise Refused(415, f"unknown Content-Encoding {encoding}")
-        try:
-            body = gzip.decompress(request.body) if encoding == "gzip" else request.body
-        except (OSError, EOFError, zlib.error):
-            raise Refused(400, "bad gzip") from None
-        return self._check_size(body)
+
+def unpacked(request: HTTPRequest) -> bytes:
+    """The body of a request that may be gzip. Raises Refused."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding not in ("gzip", "identity"):
+        raise Refused(415, f"unknown Content-Encoding {encoding}")
+    try:
+        return gzip.decompress(request.body) if encoding == "gzip" else request.body
+    except (OSError, EOFError, zlib.error):
+        raise Refused(400, "bad gzip") from None
 
 
 def _parse(body: bytes) -> list[dict[str, Any]]:

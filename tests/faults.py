@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import functools
 import gzip
+import socket
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
 from standins.faults import Answer, Cut, Drip, Fault, Reset, Silence
-from standins.flowlogs import FlowLogObject, flow_log_objects
-from standins.http import HTTPRequest
+from standins.flowlogs import FlowLogObject, expected_lines, flow_log_objects
+from standins.http import HTTPRequest, relay
+from standins.ingestion import Ingestion
 from standins.store import SLOW_DOWN, S3Request, s3_error
 from tests.harness import BUCKET, PREFIX, Place
 
@@ -23,8 +29,10 @@ ALL, NONE = "all", "none"
 BATCH = "one request"
 """A connection that dies after the service took a request is the one source of repeated lines."""
 
-DESTINATIONS = ("logdna", "cloud-logs")
+DESTINATIONS = ("logdna", "cloud-logs", "otlp")
+NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs", "otlp": "OTLP"}
 REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
+ERROR = Answer(200, body=b'{"status":"error","error":"try later"}')
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 """A single answer may then take two seconds."""
 
@@ -38,7 +46,9 @@ def patience(faults: Iterable[Fault | None]) -> dict[str, str]:
 class Row:
     """One fault. `arrange` sets it up and returns further settings.
 
-    `failed` numbers the objects that are named as not delivered, or is ALL or NONE.
+    `failed` numbers the objects that are named as not delivered, or is ALL or NONE; `missing`
+    counts the flows that do not arrive, where it is not all flows of these objects; `remarks` is
+    that of the summary.
     """
 
     fault: str
@@ -51,6 +61,8 @@ class Row:
     rows: int = 5
     destinations: tuple[str, ...] = DESTINATIONS
     limits: tuple[tuple[str, int], ...] = ()
+    missing: int | None = None
+    remarks: int = 0
 
     def named(self, objects: Sequence[FlowLogObject]) -> set[str]:
         """The keys that are named as not delivered."""
@@ -110,27 +122,100 @@ def past_date(place: Place, _: Sequence[FlowLogObject]) -> None:
     place.ingestion.script.next([Answer(429, {"Retry-After": at})])
 
 
+def refused(
+    status: int, *lines: tuple[int, int]
+) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Requests with one of these lines (object, row) are refused as a whole."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        bad = {texts_of(objects[number])[row] for number, row in lines}
+        place.ingestion.refusal = lambda text: status if text in bad else None
+
+    return arrange
+
+
 def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The request that holds a line of the second object alone is refused."""
-
-    def rule(request: HTTPRequest) -> Fault | None:
-        body = request.body
-        if request.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        return Answer(400) if objects[1].key.encode() in body else None
-
-    place.ingestion.script.rule(rule)
+    """Requests with a line of the second object are refused as a whole."""
+    key = objects[1].key
+    place.ingestion.refusal = lambda text: 400 if key in text else None
 
 
-def revoked(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The token of the first request has expired when it arrives."""
+def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The receiver takes all records but some, and says how many, but not which."""
+    response = ExportLogsServiceResponse()
+    response.partial_success.rejected_log_records = 3
+    response.partial_success.error_message = "too old"
+    place.ingestion.script.always(Answer(200, body=response.SerializeToString()))
 
-    def rule(_: HTTPRequest) -> Fault | None:
-        if len(place.ingestion.requests) == 1:
-            place.iam.revoke_all()
-        return None
 
-    place.ingestion.script.rule(rule)
+def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """One in so many lines is answered with this status when it comes for the first time."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        texts = [text for item in objects for text in texts_of(item)]
+        left = set(texts[::every])
+
+        def line_status(text: str) -> int:
+            if text not in left:
+                return 200
+            left.remove(text)
+            return status
+
+        logdna(place).line_status = line_status
+
+    return arrange
+
+
+def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """These lines (object, row) have this status in a 207, whenever they come."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        bad = {texts_of(objects[number])[row] for number, row in lines}
+        logdna(place).line_status = lambda text: status if text in bad else 200
+
+    return arrange
+
+
+def logdna(place: Place) -> Ingestion:
+    """The log service, which is LogDNA's here."""
+    assert isinstance(place.ingestion, Ingestion)
+    return place.ingestion
+
+
+def texts_of(item: FlowLogObject) -> list[str]:
+    """The lines of an object, in their order."""
+    return list(expected_lines(item.document, item.key))
+
+
+def both(
+    *arrangements: Callable[[Place, Sequence[FlowLogObject]], object],
+) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """One thing and the other."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        for each in arrangements:
+            each(place, objects)
+
+    return arrange
+
+
+def in_words(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """The service takes the lines and says something that nobody has documented."""
+    place.ingestion.accepted = Answer(200, body=b"not all logs were accepted")
+
+
+def revoked_at(number: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """The token has expired when this request arrives."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
+        def rule(_: HTTPRequest) -> Fault | None:
+            if len(place.ingestion.requests) == number:
+                place.iam.revoke_all()
+            return None
+
+        place.ingestion.script.rule(rule)
+
+    return arrange
 
 
 LOG_SERVICE = [
@@ -139,8 +224,14 @@ LOG_SERVICE = [
     *(
         Row(f"{status} three times", answers(*[Answer(status, {"Retry-After": "0"})] * 3),
             f"it answered {status}")
-        for status in (500, 502, 503, 504)
+        for status in (502, 503, 504)
     ),
+    Row("500 three times", answers(*[Answer(500, {"Retry-After": "0"})] * 3), "it answered 500",
+        destinations=("logdna", "cloud-logs")),
+    Row("500, which may not be sent again", answers(Answer(500)), "refused the lines (500)", 1, ALL,
+        destinations=("otlp",)),
+    Row("200 with records that were not taken", partial_success, "refused 3 of", 1, ALL,
+        destinations=("otlp",), repeated="not received"),
     Row("a reset before the answer", answers(Reset()), "the connection broke"),
     Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=30)),
         "the connection broke", repeated=BATCH),
@@ -149,15 +240,55 @@ LOG_SERVICE = [
     Row("an answer that never comes", answers(Silence()), "it gave no answer in time"),
     Row("an answer that drips, byte by byte", answers(Drip(0.2)),
         "it gave no whole answer in time", repeated=BATCH),
-    Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), "summary",
-        repeated="not received"),
+    *(
+        Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
+            repeated="not received", remarks=remarks, destinations=(destination,))
+        for destination, says, remarks in (
+            ("logdna", "summary", 0), ("cloud-logs", "<html>", 1), ("otlp", "<html>", 1))
+    ),
     Row("a redirect", always(REDIRECT),
         "refused the lines (307)", 1, ALL),
     Row("401 in the middle of a run", one_by_one(always(Answer(401), after=1)),
         "rejected the key (401)", 1, "some", rows=MANY_ROWS),
-    Row("a token that expires in the middle of a run", revoked, "its token had expired",
+    Row("a token that expires in the middle of a run", revoked_at(1), "its token had expired",
         destinations=("cloud-logs",)),
-    Row("400 for one request", one_refused, "refused the lines (400)", 1, "some", rows=MANY_ROWS),
+    *(
+        Row(f"{status} because of one line", refused(status, (1, 3)),
+            f"refused the lines ({status})", 1, (1,), missing=1)
+        for status in (400, 422)
+    ),
+    Row("400 because of one object", one_refused, "a line is not acceptable", 1, (1,),
+        rows=MANY_ROWS),
+    Row("400 for all that comes", always(Answer(400)), "refused the lines (400)", 1, ALL),
+    Row("a token that expires while a request is split",
+        both(refused(400, (1, 3)), revoked_at(4)), "its token had expired", 1, (1,), missing=1,
+        destinations=("cloud-logs",)),
+    Row("503 while a request is split",
+        both(refused(400, (1, 3)), answers(None, None, Answer(503), Reset())), "it answered 503", 1,
+        (1,), missing=1),
+    Row("408 and 425, twice each", answers(*[Answer(408), Answer(425)] * 2), "it answered 425",
+        destinations=("logdna", "cloud-logs")),
+    Row("408, which may not be sent again", answers(Answer(408)), "refused the lines (408)", 1, ALL,
+        destinations=("otlp",)),
+    Row("207: one line in three is not taken at first", not_at_first(500, every=3),
+        "it did not take 7 of 20 (500)", destinations=("logdna",)),
+    Row("207: two lines are refused", never(400, (0, 2), (2, 4)), "refused the lines (400)", 1,
+        (0, 2), missing=2, destinations=("logdna",)),
+    Row("207: one line is never taken", impatient(never(500, (1, 1))),
+        "it did not take 1 of 1 (500)", 1, (1,), missing=1, destinations=("logdna",)),
+    Row("207, and 503 when its lines are sent again",
+        both(not_at_first(429, every=3), answers(None, Answer(503), Reset())), "it answered 503",
+        destinations=("logdna",)),
+    Row("207 while a request is split", both(refused(400, (1, 3)), not_at_first(500, every=3)),
+        "(500)", 1, (1,), missing=1, destinations=("logdna",)),
+    Row("207 that does not fit the lines", answers(Answer(207, body=b'{"status":[200]}')),
+        "does not say which lines it took", destinations=("logdna",)),
+    Row("200 that reports an error, once", answers(ERROR), "with an error: try later",
+        destinations=("logdna",)),
+    Row("200 that reports an error, always", impatient(always(ERROR)), "with an error: try later",
+        1, ALL, destinations=("logdna",)),
+    Row("200 that says in words that not all was accepted", in_words, "not all logs were accepted",
+        destinations=("cloud-logs",), remarks=1),
     Row("413: requests are too large", lambda place, _: None, "summary",
         limits=(("body_limit", 10_000),)),
     Row("413: even a single line is too large", lambda place, _: None, "refused the lines (413)", 1,
@@ -273,21 +404,103 @@ def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
     return arrange
 
 
+def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
+    """Every request to IAM is answered so, and the job does not wait for long."""
+
+    def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+        place.iam.script.always(fault)
+        return {"FLOWLOG_RETRY_SECONDS": "0.5"}
+
+    return arrange
+
+
+def expired_while_iam_is_away(place: Place, objects: Sequence[FlowLogObject]) -> None:
+    """The token is refused in the middle of a run, and IAM can't give another one at once."""
+    expired(place, objects)
+    place.iam.script.next([None, Answer(503), Answer(429, {"Retry-After": "1"})])
+
+
+def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
+    """Every token is to be renewed at once, and IAM gives no second one."""
+    place.iam.lifetime = 0
+    place.iam.valid_for = 3600
+    place.iam.script.next([None])
+    place.iam.script.always(Answer(503))
+
+
+def all_reads(place: Place, fault: Fault, seconds: float) -> None:
+    """Once two objects were read, every read meets this fault for a while."""
+    read: list[float] = []
+
+    def rule(request: S3Request) -> Fault | None:
+        if request.operation != "GET":
+            return None
+        read.append(time.monotonic())
+        return fault if len(read) > 2 and time.monotonic() < read[2] + seconds else None
+
+    place.store.script.rule(rule)
+
+
+def slow_down(place: Place, _: Sequence[FlowLogObject]) -> None:
+    all_reads(place, SLOW_DOWN, 1.5)
+
+
+def late(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+    """The store can be reached only two seconds after the job has its token."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port = chosen.getsockname()[1]
+
+    def rule(_: HTTPRequest) -> Fault | None:
+        threading.Timer(2, relay, (port, int(place.store.url.rpartition(":")[2]))).start()
+        return None
+
+    place.iam.script.rule(rule)
+    return {"COS_ENDPOINT": f"http://127.0.0.1:{port}"}
+
+
+def several(fault: Fault, count: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
+    """Every read of the first objects meets this fault."""
+
+    def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
+        keys = {item.key for item in objects[:count]}
+        place.store.script.rule(
+            lambda request: fault if request.operation == "GET" and request.key in keys else None
+        )
+
+    return arrange
+
+
 IAM = [
     Row("503 twice", iam(Answer(503), Answer(503)), "summary"),
-    Row("503 for good", iam(*[Answer(503)] * 9), "look at IAM_ENDPOINT", 1),
+    Row("429 with `Retry-After`, four times", iam(*[Answer(429, {"Retry-After": "0"})] * 4),
+        "it answered 429"),
+    Row("503 for good", iam_always(Answer(503)), "look at IAM_ENDPOINT", 1),
+    Row("429 asking to wait for an hour", iam(Answer(429, {"Retry-After": "3600"})),
+        "look at IAM_ENDPOINT", 1),
+    Row("503 and 429 when a token has expired in the middle of a run", expired_while_iam_is_away,
+        "it answered 503"),
+    Row("503 while the token is still taken", renewal_fails, "summary"),
     Row("a reset before the answer", iam(Reset()), "summary"),
     Row("an answer that never comes", iam(Silence()), "summary"),
     Row("a refusal", iam(*[Answer(400)] * 9), "look at APIKEY", 1),
     Row("a redirect", iam(*[REDIRECT] * 9), "look at IAM_ENDPOINT", 1),
-    Row("200 with a body that is not JSON", iam(*[Answer(200, body=b"<html>")] * 9),
+    Row("200 with a body that is not JSON", iam_always(Answer(200, body=b"<html>")),
         "look at IAM_ENDPOINT", 1),
-    Row("200 without a token", iam(*[Answer(200, body=b"[]")] * 9), "look at IAM_ENDPOINT", 1),
+    Row("200 without a token", iam_always(Answer(200, body=b"[]")), "look at IAM_ENDPOINT", 1),
 ]  # fmt: skip
 
 STORE = [
     Row("503 SlowDown, twice", first_get(SLOW_DOWN, SLOW_DOWN), "summary"),
+    Row("503 SlowDown to every read, for a while", slow_down, "503 SlowDown"),
     Row("503 SlowDown for one object, for good", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
+    Row("500 for three objects, for good", several(s3_error(500, "InternalError"), 3),
+        "500 InternalError", 1, (0, 1, 2)),
+    Row("503 asking to wait for an hour", listing(s3_error(503, "SlowDown",
+        {"Retry-After": "3600"})), "503 SlowDown", 1),
+    Row("503 for good", having(listing(*[SLOW_DOWN] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
+        "503 SlowDown", 1),
+    Row("a store that can be reached only after a while", late, "can't be reached"),
     Row("an answer that never comes", first_get(Silence()), "summary"),
     Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary"),
     Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
@@ -300,13 +513,20 @@ STORE = [
     Row("403 on one object", one_object(s3_error(403, "AccessDenied")), "403 AccessDenied", 1,
         (0,)),
     Row("403 on the listing", listing(*[s3_error(403, "AccessDenied")] * 9), "403 AccessDenied", 1),
+    Row("an archived object", one_object(s3_error(403, "InvalidObjectState")), "archived", 1, (0,)),
+    *(
+        Row(f"{status} on one object", one_object(s3_error(status, code)), "does not hand out", 1,
+            (0,))
+        for status, code in ((400, "InvalidRequest"), (405, "MethodNotAllowed"))
+    ),
     Row("an object deleted between listing and reading", deleted, "gone before it was read",
         skipped=(0,)),
     Row("an object replaced between listing and reading", replaced, "summary"),
-    Row("a page of the listing that fails once", listing(SLOW_DOWN), "summary"),
+    Row("a page of the listing that fails three times", listing(SLOW_DOWN,
+        s3_error(429, "TooManyRequests", {"Retry-After": "0"}), SLOW_DOWN), "503 SlowDown"),
     Row("a page of the listing that is cut short", listing(Cut(100)), "summary"),
-    Row("a listing that is no listing", listing(*[Answer(200, body=b"<html></html>")] * 9),
-        "look at COS_ENDPOINT", 1),
+    Row("a listing that is no listing", having(listing(*[Answer(200, body=b"<html></html>")] * 99),
+        FLOWLOG_RETRY_SECONDS="0.5"), "look at COS_ENDPOINT", 1),
 ]  # fmt: skip
 
 
@@ -315,12 +535,22 @@ STORE = [
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One object among good ones: the lines it gives, or why it is refused."""
+    """One object among good ones: the lines it gives, or why it is refused.
+
+    `by_otlp` are the lines where an attribute can't hold what JSON can.
+    """
 
     what: str
     make: Callable[[], bytes]
     lines: tuple[str, ...] = ()
     refused: str = ""
+    by_otlp: tuple[str, ...] = ()
+
+    def lines_at(self, destination: str) -> tuple[str, ...]:
+        """The lines that this destination receives."""
+        return self.by_otlp if self.by_otlp and destination == "otlp" else self.lines
+
+    skipped: int = 0
 
 
 KEY = PREFIX + "hostile"
@@ -362,22 +592,24 @@ HOSTILE = [
     Hostile("Infinity", value(b"-Infinity"), refused="-Infinity is not JSON"),
     Hostile("10,000 levels of nesting", value(b"[" * 10_000 + b"]" * 10_000), refused="bad JSON"),
     Hostile("an integer of 5,000 digits", value(b"9" * 5_000), refused="bad JSON"),
-    Hostile("an integer of 100 digits", value(b"9" * 100), (f'{{"a":{"9" * 100},{END}',)),
+    Hostile("an integer of 100 digits", value(b"9" * 100), (f'{{"a":{"9" * 100},{END}',),
+            by_otlp=(f'{{"a":"{"9" * 100}",{END}',)),
     Hostile("duplicate fields", plain(flows(b'{"a":1,"a":2}')), (f'{{"a":2,{END}',)),
     Hostile("`flow_logs` that is null", plain(b'{"flow_logs":null}'), refused="no list"),
     Hostile("`flow_logs` that is a string", plain(b'{"flow_logs":"x"}'), refused="no list"),
     Hostile("`flow_logs` that is an object", plain(b'{"flow_logs":{}}'), refused="no list"),
     Hostile("`flow_logs` that holds a number", plain(flows(b"{},1")), refused="not an object"),
     Hostile("an entry with fields `key` and `_app`", plain(flows(b'{"key":"x","_app":"y"}')),
-            (f'{{"key":"{KEY}","_app":"FLCE"}}',)),
-    Hostile("a lone surrogate", value(b'"\\ud800"'), (f'{{"a":"\\ud800",{END}',)),
+            (f'{{"key":"{KEY}","_app":"FLCE"}}',), by_otlp=(f"{{{END}",)),
+    Hostile("a lone surrogate", value(b'"\\ud800"'), (f'{{"a":"\\ud800",{END}',),
+            by_otlp=(f'{{"a":"\\\\ud800",{END}',)),
     Hostile("an entry over the limit on unpacked size", value(b'"' + b"x" * 65_000_000 + b'"'),
             refused="too large"),
     Hostile("a million entries", lambda: gzip.compress(flows(b",".join(
         [b'{"a":"some text of a flow that makes this entry as large as a small one is"}']
         * 1_000_000)), 1), refused="too large"),
     Hostile("no entries", plain(b'{"flow_logs":[]}')),
-    Hostile("nothing at all", plain(b""), refused="bad JSON"),
+    Hostile("nothing at all, as in a folder's marker", plain(b""), skipped=1),
 ]  # fmt: skip
 
 
@@ -392,6 +624,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     """What is in the bucket, what arrives, what doesn't (all of it named), what arrives twice."""
     flows = row.rows * OBJECTS
     missing = row.rows * len(row.failed) if isinstance(row.failed, tuple) else 0
+    missing = missing if row.missing is None else row.missing
     missing += row.rows * len(row.skipped)
     received, lost = f"{flows - missing:,}", f"{missing:,}" if missing else "0"
     if row.failed == "some":
@@ -399,7 +632,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     elif row.failed == ALL or (row.code and row.failed == NONE):
         received, lost = "0", f"{flows:,}"
     twice = "one request" if row.repeated == BATCH else "0"
-    note = "" if len(row.destinations) > 1 else " (Cloud Logs)"
+    note = "" if len(row.destinations) > 1 else f" ({NAMES[row.destinations[0]]})"
     return (row.fault + note, f"{flows:,}", received, lost, twice, str(row.code), f"`{row.says}`")
 
 

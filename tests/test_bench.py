@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.figures import ARRAY, CONCURRENCY, FIGURES, OBJECTS, Curve, Row, Scale
+from bench.figures import (
+    ARRAY,
+    CONCURRENCY,
+    FIGURES,
+    OBJECTS,
+    OTHER_DESTINATIONS,
+    Curve,
+    Row,
+    Scale,
+)
 from bench.measure import (
     JOB,
     REFERENCE,
@@ -46,7 +55,9 @@ def where():
         yield started
 
 
-@pytest.mark.parametrize("settings", [{}, {"LOG_DESTINATION": "cloud-logs"}])
+@pytest.mark.parametrize(
+    "settings", [{}, *({"LOG_DESTINATION": name} for name in OTHER_DESTINATIONS)]
+)
 def test_the_job_delivers_every_row_once(where: Services, settings: dict[str, str]):
     run = where.measure(JOB, settings, Latency(1, 1, 1))
     assert run.summary["rows"] == run.summary["lines_delivered"] == 35

@@ -63,6 +63,11 @@ def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: R
         assert failed == row.named(items)
     assert result.summary["failed_total"] == len(failed)
     assert result.summary["skipped"] == len(skipped)
+    assert result.summary["remarks"] == row.remarks
+    if row.repeated == NONE:
+        assert result.summary["lines_delivered"] == received.total(), "lines are counted exactly"
+    if row.missing is not None:
+        assert received.total() == lines_of(*items).total() - row.missing
     for item in items:
         expected = lines_of(item)
         if item.key in failed | skipped or row.repeated == "not received":
@@ -88,7 +93,9 @@ def test_a_hostile_object(either: Place, row: Hostile) -> None:
     assert result.code == (1 if row.refused else 0), result.log
     assert result.failed().keys() == ({KEY} if row.refused else set())
     assert row.refused in result.failed().get(KEY, "")
-    assert either.received() == lines_of(*good) + Counter(row.lines)
+    lines = row.lines_at(either.environ.get("LOG_DESTINATION", "logdna"))
+    assert either.received() == lines_of(*good) + Counter(lines)
+    assert result.summary["skipped"] == row.skipped
     assert_no_secret(either, result)
 
 

@@ -6,25 +6,21 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import given
 
 from connections.retry import RetryPolicy
+from destinations import answers
 from destinations.base import (
+    Failure,
     KeyRejected,
     Line,
-    LineTooLong,
     Receipt,
     ServiceUnavailable,
     Source,
-    Verdict,
-    verdict,
 )
-from destinations.batch import Batch, Packer
-from logdna_synchronous import Delivery, LogDNA
+from logdna_synchronous import SPLIT_REQUESTS, Delivery, LogDNA
 from standins.faults import Answer, Reset
 from standins.http import HTTPRequest
 from standins.ingestion import Ingestion
@@ -59,90 +55,20 @@ def send(delivery: Delivery, owners: int = 10, size: int = 100) -> Receipt:
     """One line for each owner; all receipts in one."""
     for owner in range(owners):
         add(delivery, owner, size)
-    accepted, failed, fatal = Counter[int](), dict[int, str](), None
+    accepted, failed, ended_by = Counter[int](), dict[int, Failure](), None
     for receipt in delivery.flush():
         accepted += receipt.accepted
         failed |= receipt.failed
-        fatal = fatal or receipt.fatal
+        ended_by = ended_by or receipt.ended_by
     delivery.close()
-    return Receipt(accepted, failed, fatal)
+    return Receipt(accepted, failed, ended_by)
 
 
 def owners_received(service: Ingestion) -> Counter[int]:
     return Counter(int(text.split()[0]) for text in service.texts)
 
 
-# --- what an answer means ------------------------------------------------------------------------
-
-
-def test_every_status_has_its_meaning() -> None:
-    meanings = {
-        Verdict.DELIVERED: {*range(200, 300)},
-        Verdict.RETRY: {429, *range(500, 600)},
-        Verdict.KEY_REJECTED: {401, 403},
-        Verdict.SPLIT: {413},
-    }
-    for status in range(100, 600):
-        expected = [meaning for meaning, group in meanings.items() if status in group]
-        assert verdict(status) is (expected[0] if expected else Verdict.REFUSED), status
-
-
-# --- batches -------------------------------------------------------------------------------------
-
-
-def test_a_batch_is_closed_before_it_is_too_large() -> None:
-    destination = LogDNA("http://x", KEY)
-    packer = Packer(destination, 1_000)
-    batches = []
-    for owner in range(50):
-        if full := packer.add(owner // 2, b"x" * (90 + owner)):
-            batches.append(full)
-    rest = packer.take()
-    assert rest
-    batches.append(rest)
-    assert sum((batch.counts() for batch in batches), Counter()) == Counter(
-        owner // 2 for owner in range(50)
-    )
-    sizes = [len(batch.body(destination)) for batch in batches]
-    assert max(sizes) <= 1_000
-    assert min(sizes[:-1]) > 800
-    assert packer.take() is None
-
-
-def owned_lines(batch: Batch) -> list[tuple[int, bytes]]:
-    """Owner and text of each line."""
-    owners = [owner for owner, count in batch.counts().items() for _ in range(count)]
-    texts = bytes(batch.content).split(b",")
-    assert [len(b",".join(texts[: i + 1])) for i in range(len(texts))] == list(batch.ends)
-    return list(zip(owners, texts, strict=True))
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=4)), min_size=2, max_size=20))
-def test_halves_are_the_whole(lines: list[tuple[int, bytes]]) -> None:
-    packer = Packer(LogDNA("http://x", KEY), 1_000)
-    lines = sorted((owner, text.replace(b",", b".") + b"!") for owner, text in lines)
-    for owner, text in lines:
-        assert packer.add(owner, text) is None
-    batch = packer.take()
-    assert batch
-    assert owned_lines(batch) == lines
-    first, second = batch.halves()
-    assert abs(len(first) - len(second)) <= 1
-    assert owned_lines(first) + owned_lines(second) == lines
-
-
-def test_a_line_that_no_request_can_hold() -> None:
-    destination = LogDNA("http://x", KEY)
-    packer = Packer(destination, 1_000)
-    with pytest.raises(LineTooLong):
-        packer.add(0, b"x" * destination.request_limit_bytes)
-    assert packer.take() is None
-    # Larger than a batch should be, but not than a request may be: it goes alone.
-    packer.add(1, b"x")
-    assert packer.add(2, b"x" * (destination.request_limit_bytes - 20))
-    alone = packer.take()
-    assert alone
-    assert alone.counts() == {2: 1}
+# --- lines ----------------------------------------------------------------------------------------
 
 
 def test_a_line_that_no_request_can_hold_is_named_and_the_others_go(service: Ingestion) -> None:
@@ -243,7 +169,7 @@ def test_time_ends_the_tries_and_a_dead_service_is_not_asked_for_every_batch(
     service.script.always(Answer(503))
     hasty = RetryPolicy(seconds=0.2, first_wait=0.05, longest_wait=0.05)
     receipt = send(delivery(service, hasty), 50)
-    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert isinstance(receipt.ended_by, ServiceUnavailable)
     assert receipt.failed.keys() == set(range(50))
     assert not receipt.accepted
     first = gzip.decompress(service.requests[0].body)
@@ -253,7 +179,7 @@ def test_time_ends_the_tries_and_a_dead_service_is_not_asked_for_every_batch(
 def test_a_retry_after_past_the_time_limit_ends_the_tries(service: Ingestion) -> None:
     service.script.always(Answer(429, {"Retry-After": "3600"}))
     receipt = send(delivery(service), 2)
-    assert isinstance(receipt.fatal, ServiceUnavailable)
+    assert isinstance(receipt.ended_by, ServiceUnavailable)
     assert len(service.requests) == 1
 
 
@@ -261,7 +187,7 @@ def test_a_retry_after_past_the_time_limit_ends_the_tries(service: Ingestion) ->
 def test_a_wrong_key_stops_everything_at_once(service: Ingestion, status: int) -> None:
     service.script.next([None, Answer(status)])
     receipt = send(delivery(service), 50)
-    assert isinstance(receipt.fatal, KeyRejected)
+    assert isinstance(receipt.ended_by, KeyRejected)
     assert len(service.requests) == 2
     assert receipt.accepted == owners_received(service)
     assert receipt.failed.keys() | receipt.accepted.keys() == set(range(50))
@@ -281,18 +207,19 @@ def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(service: Ingest
 
     service.script.rule(rule)
     receipt = send(delivery(service, slow, concurrency=2), 20)
-    assert isinstance(receipt.fatal, KeyRejected)
+    assert isinstance(receipt.ended_by, KeyRejected)
     assert receipt.failed.keys() == set(range(20))
 
 
-def test_a_refused_batch_fails_alone(service: Ingestion) -> None:
-    service.script.next([None, Answer(400)])
+def test_a_refused_request_fails_alone(service: Ingestion) -> None:
+    service.script.next([None, Answer(404)])
     receipt = send(delivery(service), 20)
-    assert receipt.fatal is None
+    assert receipt.ended_by is None
     assert receipt.accepted == owners_received(service)
     assert receipt.failed
     assert receipt.failed.keys() | receipt.accepted.keys() == set(range(20))
-    assert all("400" in reason for reason in receipt.failed.values())
+    assert all("404" in failure.reason for failure in receipt.failed.values())
+    assert not any(failure.permanent for failure in receipt.failed.values())
 
 
 def test_a_redirect_is_not_followed(service: Ingestion) -> None:
@@ -311,8 +238,172 @@ def test_too_large_is_split_down_to_single_lines(service: Ingestion) -> None:
     (receipt,) = sender.flush()
     assert receipt.accepted == Counter(range(0, 16, 2)) == owners_received(service)
     assert receipt.failed.keys() == set(range(1, 16, 2))
-    assert receipt.fatal is None
+    assert receipt.ended_by is None
     sender.close()
+
+
+# --- lines that are refused, and lines that are not taken -----------------------------------------
+
+
+def bad(*owners: int) -> Callable[[str], int | None]:
+    """Requests with lines of these owners are refused."""
+    return lambda text: 400 if int(text.split()[0]) in owners else None
+
+
+@pytest.fixture
+def roomy() -> Iterator[Ingestion]:
+    with Ingestion(KEY) as ingestion:
+        yield ingestion
+
+
+def test_one_bad_line_fails_alone(roomy: Ingestion) -> None:
+    roomy.refusal = bad(77)
+    receipt = send(delivery(roomy, batch=100_000), 200)
+    assert receipt.failed.keys() == {77}
+    assert receipt.failed[77].permanent
+    assert receipt.ended_by is None
+    assert receipt.accepted == owners_received(roomy) == Counter(set(range(200)) - {77})
+    assert len(roomy.requests) < 25
+
+
+def test_many_bad_lines_take_few_others_with_them(roomy: Ingestion) -> None:
+    """64 requests don't show all of them; the others that fail are near one of them."""
+    roomy.refusal = bad(*range(0, 400, 40))
+    receipt = send(delivery(roomy, batch=100_000), 400)
+    assert len(roomy.requests) == SPLIT_REQUESTS
+    assert receipt.accepted == owners_received(roomy)
+    assert receipt.accepted.total() > 200
+    assert receipt.failed.keys() == set(range(400)) - receipt.accepted.keys()
+    assert all(failure.permanent for failure in receipt.failed.values())
+
+
+def test_of_an_object_with_a_bad_line_the_others_are_delivered(roomy: Ingestion) -> None:
+    roomy.refusal = lambda text: 422 if "bad" in text else None
+    sender = delivery(roomy, batch=100_000)
+    for owner in range(4):
+        texts = [f"{owner} {row} {'bad' if (owner, row) == (2, 3) else ''}" for row in range(10)]
+        sender.add(owner, [Line(text.encode()) for text in texts], Source())
+    (receipt,) = sender.flush()
+    assert receipt.accepted == Counter({0: 10, 1: 10, 2: 9, 3: 10})
+    assert receipt.failed.keys() == {2}
+    sender.close()
+
+
+def test_a_service_that_refuses_everything_is_not_asked_for_every_line(roomy: Ingestion) -> None:
+    """The first batch takes 64 requests, each later one takes one, until something is taken."""
+    sender, made = delivery(roomy, batch=100_000), []
+
+    def batch(*owners: int) -> Receipt:
+        before = len(roomy.requests)
+        for owner in owners:
+            add(sender, owner)
+        (receipt,) = sender.flush()
+        made.append(len(roomy.requests) - before)
+        return receipt
+
+    roomy.refusal = lambda text: 400
+    first, second = batch(*range(200)), batch(*range(200, 400))
+    assert made == [SPLIT_REQUESTS, 1]
+    assert len(first.failed) == len(second.failed) == 200
+    assert all(failure.permanent for failure in first.failed.values())
+    assert not any(failure.permanent for failure in second.failed.values()), "nobody has looked"
+    roomy.refusal = bad(420)
+    assert len(batch(*range(400, 440)).failed) == 40, "still not split"
+    assert not batch(500).failed
+    assert batch(*range(400, 440)).failed.keys() == {420}
+    assert made[2:4] == [1, 1]
+    sender.close()
+
+
+def test_a_single_bad_line_says_nothing_of_the_service(roomy: Ingestion) -> None:
+    sender = delivery(roomy, batch=100_000)
+    roomy.refusal = bad(0, 7)
+    for owners in ([0], range(1, 20)):
+        for owner in owners:
+            add(sender, owner)
+        sender.send()
+    first, second = sender.flush()
+    assert (first.failed.keys(), second.failed.keys()) == ({0}, {7})
+    sender.close()
+
+
+def test_the_reason_of_a_refusal_is_logged_once_and_cut(
+    service: Ingestion, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.script.always(Answer(400, body=b"y" * 999 + b"ZZ"))
+    send(delivery(service), 20)
+    said = [record.getMessage() for record in caplog.records if "yyy" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].endswith("yZ")
+
+
+def test_only_the_lines_that_were_not_taken_are_sent_again(roomy: Ingestion) -> None:
+    left = set(range(0, 30, 3))
+
+    def line_status(text: str) -> int:
+        owner = int(text.split()[0])
+        if owner not in left:
+            return 200
+        left.remove(owner)
+        return 500
+
+    roomy.line_status = line_status
+    receipt = send(delivery(roomy, batch=100_000), 30)
+    assert receipt == Receipt(Counter(range(30)))
+    assert owners_received(roomy) == Counter(range(30)), "none twice"
+    assert len(roomy.requests) == 2
+
+
+def test_a_line_that_is_never_taken_fails_alone(roomy: Ingestion) -> None:
+    roomy.line_status = lambda text: 500 if text.startswith("3 ") else 200
+    sender = delivery(roomy, RetryPolicy(seconds=0.1, first_wait=0.01, longest_wait=0.01))
+    receipt = send(sender, 30)
+    assert receipt.ended_by is None
+    assert receipt.failed.keys() == {3}
+    assert not receipt.failed[3].permanent
+    assert receipt.accepted == owners_received(roomy) == Counter(set(range(30)) - {3})
+
+
+def test_a_service_that_takes_no_line_any_more_ends_the_run(roomy: Ingestion) -> None:
+    """207 for some of them first, 207 for none then, 503 for all."""
+    hasty = RetryPolicy(seconds=0.1, first_wait=0.01, longest_wait=0.01)
+    roomy.line_status = lambda text: 500
+    assert isinstance(send(delivery(roomy, hasty), 5).ended_by, ServiceUnavailable)
+    roomy.line_status = lambda text: 500 if text.startswith("3 ") else 200
+    roomy.script.rule(lambda _: Answer(503) if roomy.received else None)
+    receipt = send(delivery(roomy, hasty), 5)
+    assert isinstance(receipt.ended_by, ServiceUnavailable)
+    assert receipt.failed.keys() == {3}
+
+
+def test_words_of_a_service_that_takes_lines_are_counted(
+    roomy: Ingestion, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wordy(LogDNA):
+        def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
+            return answers.cloud_logs(status, text, lines)
+
+    roomy.accepted = Answer(200, body=b"2 logs were not accepted")
+    sender = Delivery(Wordy(roomy.url, KEY), batch_bytes=1_000)
+    assert send(sender, 20) == Receipt(Counter(range(20)))
+    assert sender.traffic.remarks == len(roomy.requests) > 1
+    assert caplog.text.count("2 logs were not accepted") == sender.traffic.remarks
+
+
+def test_an_answer_is_read_also_where_it_is_compressed_although_nobody_asked_for_it(
+    roomy: Ingestion,
+) -> None:
+    error = gzip.compress(b'{"status":"error"}')
+    roomy.script.next([Answer(200, {"Content-Encoding": "gzip"}, error)])
+    assert send(delivery(roomy), 2) == Receipt(Counter(range(2)))
+    assert len(roomy.requests) == 2
+    assert roomy.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_long_answer_does_not_matter_behind_its_64_kib(roomy: Ingestion) -> None:
+    roomy.accepted = Answer(200, body=b" " * 10_000_000)
+    assert send(delivery(roomy), 20) == Receipt(Counter(range(20)))
+    assert owners_received(roomy) == Counter(range(20))
 
 
 def test_a_lost_answer_repeats_one_batch_and_no_more(service: Ingestion) -> None:
@@ -353,7 +444,7 @@ def test_an_answer_that_never_comes_is_given_up_when_stopping(
     add(sender, 0)
     (receipt,) = sender.flush()
     assert receipt.failed.keys() == {0}
-    assert sender.fatal is not None
+    assert sender.ended_by is not None
     sender.close()
 
 

@@ -1,7 +1,8 @@
-"""The limit of an exchange holds whatever kind of connection it has."""
+"""The limit of an exchange: inside another one, and whatever kind of connection it has."""
 
 from __future__ import annotations
 
+import math
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,63 @@ from typing import Any
 import pytest
 from urllib3.util.ssltransport import SSLTransport
 
-from connections.time_limit import TooSlow, note_socket, time_limit
+from connections.iam import ApiKey, Tokens, TokenUnavailable
+from connections.time_limit import TooSlow, note_socket, seconds_left, time_limit
+from standins.faults import Answer, Silence
+from standins.iam import IAM
+
+
+def test_both_limits_hold_where_a_token_is_fetched_inside_an_exchange() -> None:
+    with IAM("key") as iam:
+        iam.script.always(Silence())
+        # By the limit of the token alone it would be TokenUnavailable, and only after ten seconds.
+        with pytest.raises(TooSlow, match=r"0\.3 s"), time_limit(0.3):
+            Tokens(ApiKey("key"), iam.url).get_token()
+
+
+def test_an_outer_limit_holds_again_behind_an_inner_one() -> None:
+    with time_limit(50):
+        with time_limit(math.inf):
+            assert 40 < seconds_left() <= 50
+        with time_limit(1):
+            assert seconds_left() <= 1
+        assert 40 < seconds_left() <= 50
+    assert seconds_left() == -1
+
+
+def test_iam_is_asked_once_for_all_who_wait() -> None:
+    with IAM("key") as iam:
+        iam.script.next([Answer(429, {"Retry-After": "50"})])
+        tokens = Tokens(ApiKey("key"), iam.url)
+        for _ in range(3):
+            with pytest.raises(TokenUnavailable) as caught:
+                tokens.get_token()
+            assert caught.value.after is not None
+            assert 40 < caught.value.after <= 51
+        assert len(iam.requests) == 1
+
+
+def test_a_token_is_used_until_it_is_refused_where_iam_can_not_renew_it() -> None:
+    with IAM("key", lifetime=0) as iam:
+        tokens = Tokens(ApiKey("key"), iam.url)
+        first = tokens.get_token()
+        iam.script.always(Answer(503))
+        assert tokens.get_token() == first
+        assert tokens.replace(first)
+        with pytest.raises(TokenUnavailable):
+            tokens.get_token()
+
+
+def test_a_token_that_was_replaced_just_now_is_not_replaced_again() -> None:
+    with IAM("key") as iam:
+        tokens = Tokens(ApiKey("key"), iam.url)
+        first = tokens.get_token()
+        assert tokens.replace(first)
+        second = tokens.get_token()
+        assert second != first
+        assert tokens.replace(first), "another one is there already"
+        assert not tokens.replace(second)
+        assert tokens.get_token() == second
 
 
 def tls_in_tls(inner: Any) -> SSLTransport:

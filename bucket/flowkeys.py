@@ -1,0 +1,56 @@
+"""What the key of a flow log says: the interface it is of, and its place among the hours.
+
+A collector writes under `…/record-type=T/year=Y/month=M/day=D/hour=H/…`, so that keys sort by
+interface and record type, then by hour (IBM Cloud docs, VPC, "Viewing flow log objects").
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+
+HOUR_SECONDS = 3600
+
+USUAL_HOURS = 2
+"""An object that is written more than so many hours after the hour in its key is late."""
+
+_RECORD_TYPE, _YEAR = "/record-type=", "/year="
+_IN_HOUR = re.compile(r"/year=[0-9]{4}/month=[0-9]{2}/day=[0-9]{2}/hour=[0-9]{2}/")
+
+
+def interface_of(key: str) -> str | None:
+    """What stands before the year: an interface and record type; None for keys of another form."""
+    end = key.find("/", key.find(_RECORD_TYPE) + 1)
+    if _RECORD_TYPE not in key or not key.startswith(_YEAR, end):
+        return None
+    return key[:end]
+
+
+def is_in_hour(key: str, interface: str) -> bool:
+    """Whether the key of this interface names its hour in full, as those of collectors do."""
+    return _IN_HOUR.match(key, len(interface)) is not None
+
+
+def hour_key(interface: str, seconds: int) -> str:
+    """Where the keys of this interface begin that are of the hour of this time, or a later one.
+
+    They sort after it, all earlier ones before it.
+    """
+    return interface + _hour(max(0, seconds) // HOUR_SECONDS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hour(number: int) -> str:
+    return time.strftime("/year=%Y/month=%m/day=%d/hour=%H", time.gmtime(number * HOUR_SECONDS))
+
+
+def is_late(key: str, last_modified: int) -> bool:
+    """Whether an object was written unusually long after its hour; keys of another form never are.
+
+    By where the key sorts, so that each key of an interface has its answer, however it goes on.
+    """
+    interface = interface_of(key)
+    if interface is None:
+        return False
+    return key <= hour_key(interface, last_modified - USUAL_HOURS * HOUR_SECONDS)

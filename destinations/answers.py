@@ -1,0 +1,176 @@
+"""What the answers of log services mean: decided here and nowhere else, from status and text.
+
+One pure function a service: status, text (up to 64 KiB) and number of lines in, a `Meaning` out.
+Contract, section 5; `docs/reliability.md` has the same as a table.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+REMARK_CHARACTERS = 500
+EXPLANATION_CHARACTERS = 200
+
+_OVERLOADED = (429, 503)
+
+
+# --- meanings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The service took every line; `remark` is what it said beside that, if it did."""
+
+    remark: str = ""
+
+
+class Fate(enum.Enum):
+    """What became of one line."""
+
+    TAKEN = "taken"
+    AGAIN = "to be sent again"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ByLine:
+    """The service took some of the lines: one HTTP status a line, in their order."""
+
+    statuses: tuple[int, ...]
+
+    def indices(self, fate: Fate) -> list[int]:
+        """The lines of this fate."""
+        return [i for i, status in enumerate(self.statuses) if fate_of_line(status) is fate]
+
+    @property
+    def refusals(self) -> set[int]:
+        """The statuses of the lines that are refused."""
+        return {status for status in self.statuses if fate_of_line(status) is Fate.REFUSED}
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the service asks for fewer requests."""
+        return any(status in self.statuses for status in _OVERLOADED)
+
+
+@dataclass(frozen=True, slots=True)
+class SomeRefused:
+    """The service took all lines but `count`, does not say which, and none may be sent again."""
+
+    count: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """No line counts as taken; the same request may be sent again."""
+
+    why: str
+    overloaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinesRefused:
+    """The service refuses at least one of the lines, and does not say which."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The service refuses the request, whatever lines are in it."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRefused:
+    """The service does not accept the credentials."""
+
+    status: int
+
+
+Meaning = Delivered | ByLine | SomeRefused | NotNow | LinesRefused | RequestRefused | KeyRefused
+
+
+# --- by status -----------------------------------------------------------------------------------
+
+
+def by_status(status: int) -> Meaning:
+    """What a status means where the text adds nothing."""
+    if 200 <= status < 300:
+        return Delivered()
+    if status in (401, 403):
+        return KeyRefused(status)
+    if status in (400, 413, 422):
+        return LinesRefused(status)
+    # Those below 200 are interim answers: the final one did not come.
+    if status < 200 or status >= 500 or status in (408, 425, 429):
+        return NotNow(f"it answered {status}", status in _OVERLOADED)
+    return RequestRefused(status)
+
+
+def fate_of_line(status: int) -> Fate:
+    """What the status of a single line means."""
+    if 200 <= status < 300:
+        return Fate.TAKEN
+    if status == 429 or status >= 500:
+        return Fate.AGAIN
+    return Fate.REFUSED
+
+
+# --- by service ----------------------------------------------------------------------------------
+
+
+def logdna(status: int, text: bytes, lines: int) -> Meaning:
+    """LogDNA: 207 has a list of statuses; 200 can report an error (Mezmo docs, "Send Log Lines").
+
+    A 207 that can't be matched to the lines says that some were not taken, so all are sent again.
+    """
+    meaning = by_status(status)
+    if not isinstance(meaning, Delivered):
+        return meaning
+    answer = _object(text)
+    said = answer.get("status")
+    if status == 207 or isinstance(said, list):
+        return _by_line(status, said, lines)
+    if said == "error" or answer.get("error"):
+        explanation = str(answer.get("error") or said)[:EXPLANATION_CHARACTERS]
+        return NotNow(f"it answered {status}, but with an error: {explanation}")
+    return meaning
+
+
+def cloud_logs(status: int, text: bytes, lines: int) -> Meaning:
+    """IBM Cloud Logs: 200 can say in words, in no documented form, that logs were not accepted
+    (IBM Cloud docs, Cloud Logs, "ingestion failures")."""
+    meaning = by_status(status)
+    words = text.decode(errors="replace").strip()
+    if isinstance(meaning, Delivered) and words not in ("", "{}", "OK"):
+        return Delivered(words[:REMARK_CHARACTERS])
+    return meaning
+
+
+def _by_line(status: int, said: object, lines: int) -> Meaning:
+    statuses = said if isinstance(said, list) else []
+    if len(statuses) != lines or not all(map(_is_status, statuses)):
+        return NotNow(f"it answered {status}, but does not say which lines it took")
+    if all(fate_of_line(each) is Fate.TAKEN for each in statuses):
+        return Delivered()
+    return ByLine(tuple(statuses))
+
+
+def _is_status(value: object) -> bool:
+    return type(value) is int and 100 <= value <= 599
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object that the text is, or an empty one."""
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,97 @@
+"""Which flows are sent: a JMESPath expression (jmespath.org), checked and compiled once.
+
+Nobody imports this file where no filter is set, since it brings jmespath along.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from push.expression import FAILURES, Node, compiled, is_true, names_in, nodes, parsed
+from push.selection import ADDED, DOCUMENTED, NUMBERS, ROW, TEXTS, Wanted, nearest
+
+log = logging.getLogger("flowlog.filter")
+
+
+class Filter:
+    """A compiled expression; one for a whole run, since each warning is given once."""
+
+    def __init__(self, expression: str) -> None:
+        """Raises ValueError, whose text says what is wrong with the expression, and where."""
+        try:
+            tree = parsed(expression)
+            self._evaluate = compiled(tree)
+            self._names = frozenset(names_in(tree, of_flow=True))
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        # Where a part of the expression is about the flow as a whole, it needs all fields.
+        self._needs_all = any(node["type"] in ("current", "identity") for node in nodes(tree))
+        self._tree = tree
+        self._warned: set[str] = set()
+        self._failed = False
+
+    def warnings(self) -> Iterator[str]:
+        """What is to be said of the expression before any flow is seen."""
+        for name in sorted(self._names - DOCUMENTED - ADDED):
+            yield (
+                f"FLOWLOG_WHERE names {name!r}, which is no documented field of a flow log; the"
+                f" nearest name is {nearest(name, DOCUMENTED)!r} (a text stands in single quotes)"
+            )
+        for node in nodes(self._tree):
+            if node["type"] == "comparator" and (why := _never_equal(*node["children"])):
+                yield f"FLOWLOG_WHERE compares {why}: they are never equal"
+
+    def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
+        """Tests the entries of an object, whose lines have these fields around the entry's own.
+
+        An entry is wanted where the expression is true, and where it can't be applied.
+        """
+        names, evaluate = self._names, self._evaluate
+        # Mostly everything that is named is in the entry itself, and nothing has to be merged.
+        in_entry = not self._needs_all and names.isdisjoint(ADDED)
+
+        def wanted(entry: Mapping[str, Any], row: int) -> bool:
+            flow = entry
+            if not (in_entry and names <= entry.keys()):
+                flow = {**fields, **entry, **added, ROW: row}
+                if not names <= flow.keys():
+                    self._warn_of_names(flow)
+                    return True
+            try:
+                return is_true(evaluate(flow))
+            except FAILURES as error:
+                self._warn_of_failure(error)
+                return True
+
+        return wanted
+
+    def _warn_of_names(self, flow: Mapping[str, Any]) -> None:
+        for name in sorted(self._names - flow.keys() - self._warned):
+            self._warned.add(name)
+            log.warning(
+                "FLOWLOG_WHERE names %r, which a flow does not have: such flows are sent;"
+                " the nearest name that this flow has is %r",
+                name,
+                nearest(name, flow),
+            )
+
+    def _warn_of_failure(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            log.warning(
+                "FLOWLOG_WHERE can't be applied to a flow: such flows are sent: %.300s", error
+            )
+
+
+def _never_equal(left: Node, right: Node) -> str:
+    """Why these two sides of a comparison can't be equal, as far as documented types tell."""
+    for field, literal in ((left, right), (right, left)):
+        if field["type"] == "field" and literal["type"] == "literal":
+            name, value = field["value"], literal["value"]
+            if name in NUMBERS and isinstance(value, str):
+                return f"{name!r}, a number, with the text {value!r}; a number is written `22`"
+            if name in TEXTS and isinstance(value, int | float):
+                return f"{name!r}, a text, with {value!r}; a text is written 'x'"
+    return ""

@@ -1,0 +1,271 @@
+"""Which fields a line has, and in which order; contract, section 4."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol
+
+from push.decoder import FlowLog
+from push.encoder import render
+
+log = logging.getLogger("flowlog.selection")
+
+OBJECT, ROW = "_object", "_row"
+"""Fields of a line that are there only by name: the object, in short, and the entry's number."""
+
+ADDED = frozenset(("_app", "key", OBJECT, ROW))
+"""The fields that are the job's own; no field of an object takes their place."""
+
+NUMBERS = frozenset((
+    "initiator_port", "target_port", "transport_protocol",
+    "bytes_from_initiator", "packets_from_initiator",
+    "bytes_from_target", "packets_from_target",
+    "cumulative_bytes_from_initiator", "cumulative_packets_from_initiator",
+    "cumulative_bytes_from_target", "cumulative_packets_from_target",
+))  # fmt: skip
+TEXTS = frozenset((
+    "version", "collector_crn", "attached_endpoint_type", "network_interface_id", "instance_crn",
+    "vpc_crn", "capture_start_time", "capture_end_time", "state",
+    "start_time", "end_time", "connection_start_time", "direction", "action", "initiator_ip",
+    "target_ip", "ether_type",
+))  # fmt: skip
+DOCUMENTED = NUMBERS | TEXTS | {"was_initiated", "was_terminated"}
+"""The fields of a flow log and its entries, of which some are numbers and some texts (IBM Cloud
+docs, VPC, "Viewing flow log objects")."""
+
+_MOST_NAMES = 1000
+"""So many different names are kept in memory to find the nearest one among."""
+
+Parts = tuple[bytes, bytes, bytes, Mapping[str, Any]]
+"""A line in three parts, and the entry's own fields in it; lines of one object share the first and
+the last part."""
+
+Render = Callable[[Mapping[str, Any], int], Parts]
+"""Makes an entry, with its number in the object, into a line."""
+
+Wanted = Callable[[Mapping[str, Any], int], bool]
+"""Whether an entry, with its number in the object, is sent."""
+
+
+# --- what FLOWLOG_FIELDS says --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a line: those that are kept, in this order; or all but those that are dropped.
+
+    `extra` are those of `OBJECT` and `ROW` that a line has.
+    """
+
+    kept: tuple[str, ...] = ()
+    dropped: frozenset[str] = frozenset()
+    extra: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The names that stand in the setting."""
+        return self.dropped.union(self.kept)
+
+    def with_default(self, extra: Iterable[str]) -> Fields:
+        """With these extra fields, unless the setting says which fields to keep or drops them."""
+        return self if self.kept else replace(self, extra=frozenset(extra) - self.dropped)
+
+
+def parse_fields(text: str) -> Fields:
+    """The fields that FLOWLOG_FIELDS names. Raises ValueError."""
+    names = [name.strip() for name in text.split(",")]
+    minus = [name.startswith("-") for name in names]
+    if any(minus) and not all(minus):
+        raise ValueError("mixes fields to keep with fields to drop (`-name`): give one kind only")
+    plain = [name.removeprefix("-").strip() for name in names]
+    if not all(plain):
+        raise ValueError("has a comma without a field name beside it")
+    if len(set(plain)) < len(plain):
+        twice = next(name for name in plain if plain.count(name) > 1)
+        raise ValueError(f"names the field {twice!r} twice")
+    if any(minus):
+        return Fields(dropped=frozenset(plain))
+    return Fields(kept=tuple(plain), extra=frozenset((OBJECT, ROW)).intersection(plain))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that looks most like this one; empty where there are none."""
+    import difflib  # only a mistake needs it
+
+    texts = [str(other) for other in names]
+    return next(iter(difflib.get_close_matches(name, texts, n=1, cutoff=0.0)), "")
+
+
+# --- what a run sends ----------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """What stands around an entry's own text in each line of an object, and the names of fields
+    that no entry may have then."""
+
+    head: bytes
+    tail: bytes
+    names: frozenset[str]
+
+
+class Where(Protocol):
+    """Which flows are sent."""
+
+    def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
+        """Tests the entries of an object, whose lines have these fields around the entry's own."""
+
+
+class Selection:
+    """What a run sends of each object, and which fields it has not met so far."""
+
+    def __init__(self, fields: Fields | None = None, where: Where | None = None) -> None:
+        self.fields = fields or Fields()
+        self.where = where
+        self._not_met = set(self.fields.named - ADDED)
+        self._met: set[str] = set()
+
+    def entries(self, flow_log: FlowLog) -> Iterable[Mapping[str, Any]]:
+        """The entries of an object; notes the names of fields, while a named one is not met."""
+        return self._noted(flow_log) if self._not_met else flow_log.entries
+
+    def _noted(self, flow_log: FlowLog) -> Iterator[Mapping[str, Any]]:
+        for entry in flow_log.entries:
+            if self._not_met:
+                names = flow_log.fields.keys() | entry.keys()
+                self._not_met -= names
+                if len(self._met) < _MOST_NAMES:
+                    self._met |= names
+            yield entry
+
+    def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
+        """Tests the entries of an object, whose lines have these fields around the entry's own."""
+        return self.where.tester(fields, added) if self.where else lambda *_: True
+
+    def shared(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of an object's fields, and of what is added, that its lines have."""
+        chosen = self.fields
+        values = {**fields, **added}
+        dropped = chosen.dropped | (frozenset((OBJECT,)) - chosen.extra)
+        names = chosen.kept or [name for name in values if name not in dropped]
+        return {name: values[name] for name in names if name in values}
+
+    def renderer(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
+        """Renders the entries of an object, whose lines have these fields around the entry's own.
+
+        Rendering raises Unreadable.
+        """
+        chosen = self.fields
+        added = self._chosen_of(added)
+        if not chosen.kept:
+            parts = _all_but(chosen.dropped, fields, added)
+        else:
+            parts = _kept(chosen.kept, fields, added)
+        if ROW in chosen.extra:
+            return lambda entry, row: parts({**entry, ROW: row}, row)
+        return parts
+
+    def _chosen_of(self, added: Mapping[str, Any]) -> Mapping[str, Any]:
+        if OBJECT in self.fields.extra:
+            return added
+        return {name: value for name, value in added.items() if name != OBJECT}
+
+    def frame(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Frame | None:
+        """What is the same in all lines of an object, whose entries stand in them as they are.
+
+        None where lines are not made like that.
+        """
+        chosen, added = self.fields, self._chosen_of(added)
+        if chosen.kept or ROW in chosen.extra or not fields.keys().isdisjoint(added):
+            return None
+        names = chosen.dropped.union(fields, added)
+        fields, added = _without(chosen.dropped, fields), _without(chosen.dropped, added)
+        return Frame(_head(fields), _tail(added), names)
+
+    def warn_of_fields_not_met(self) -> None:
+        """Warn of the fields named in FLOWLOG_FIELDS that no flow of the run had, if it had any."""
+        for name in sorted(self._not_met if self._met else ()):
+            log.warning(
+                "FLOWLOG_FIELDS names %r, a field that no flow of this run had;"
+                " the nearest name is %r",
+                name,
+                nearest(name, self._met),
+            )
+
+
+# --- a line in parts -----------------------------------------------------------------------------
+
+
+def _all_but(
+    dropped: frozenset[str], fields: Mapping[str, Any], added: Mapping[str, Any]
+) -> Render:
+    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
+
+    What all lines share is rendered once, unless an entry has a field of the same name.
+    """
+    fields, added = _without(dropped, fields), _without(dropped, added)
+    always = fields.keys() | added.keys()
+    head, tail = _head(fields), _tail(added)
+    apart = fields.keys().isdisjoint(added)
+
+    def parts(entry: Mapping[str, Any], _row: int) -> Parts:
+        if dropped and not dropped.isdisjoint(entry):
+            entry = _without(dropped, entry)
+        if apart and entry and always.isdisjoint(entry):
+            return head, render(entry)[1:-1], tail, entry
+        own = {name: entry[name] for name in entry if name not in added}
+        return b"", render({**fields, **entry, **added}), b"", own
+
+    return parts
+
+
+def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in fields if name not in dropped}
+
+
+def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
+    """Renders these fields of the same, as far as they are there, in their own order.
+
+    The first and the last ones are rendered once, as far as all lines share them.
+    """
+    fields = {name: fields[name] for name in names if name in fields}
+    shared = {**fields, **added}
+    before = tuple(takewhile(shared.__contains__, names))
+    after = tuple(takewhile(shared.__contains__, reversed(names[len(before) :])))[::-1]
+    between = names[len(before) : len(names) - len(after)]
+    head = _head({name: shared[name] for name in before})
+    tail = _tail({name: shared[name] for name in after})
+    apart = bool(between) and shared.keys().isdisjoint(between)
+    get = _getter(between)
+
+    def parts(entry: Mapping[str, Any], _row: int) -> Parts:
+        if apart and (not fields or fields.keys().isdisjoint(entry)):
+            try:
+                own = dict(zip(between, get(entry), strict=True))
+                return head, render(own)[1:-1], tail, own
+            except KeyError:
+                pass  # a flow without one of the fields
+        own = {name: entry[name] for name in names if name in entry and name not in added}
+        values = {**fields, **entry, **added}
+        text = render({name: values[name] for name in names if name in values})
+        return b"", text, b"", own
+
+    return parts
+
+
+def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Takes the values of these fields, all of which must be there, in a third of a loop's time."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda entry: tuple(entry[name] for name in names)
+
+
+def _head(fields: Mapping[str, Any]) -> bytes:
+    return b"{%b," % render(fields)[1:-1] if fields else b"{"
+
+
+def _tail(fields: Mapping[str, Any]) -> bytes:
+    return b",%b" % render(fields)[1:] if fields else b"}"

@@ -1,0 +1,93 @@
+"""Lists the newest hours of all interfaces, several pages at the same time where there are many."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from bucket.errors import StoreError
+from bucket.interfaces import LONG_WALK_PAGES, Walk, folders_ahead
+from bucket.listing import Listing, ObjectRef, Page
+from push.reader import Reader
+
+
+class Survey:
+    """The walks through one bucket: first one, which is divided when it turns out to be long."""
+
+    def __init__(self, reader: Reader, wanted: Callable[[ObjectRef], bool]) -> None:
+        self._reader = reader
+        self._wanted = wanted
+        self._waiting: deque[Walk] = deque()
+        self._asked: dict[Future[Page], Walk] = {}
+        self._found: list[tuple[str, Listing]] = []
+        """By the key behind which a walk began."""
+        self._listings: dict[Walk, Listing] = {}
+
+    def listed(self, walk: Walk, after_page: Callable[[], None]) -> Listing:
+        """The wanted objects, oldest first; calls `after_page` after each page.
+
+        Raises Stopped, StoreError, and what `after_page` raises.
+        """
+        self._add(walk)
+        try:
+            while self._waiting or self._asked:
+                self._ask()
+                for answered in self._reader.first(self._asked):
+                    self._take(self._asked.pop(answered), answered.result())
+                    after_page()
+        finally:
+            for left in self._asked:
+                left.cancel()
+        return self._joined()
+
+    def _add(self, walk: Walk) -> None:
+        self._waiting.append(walk)
+        self._listings[walk] = Listing()
+        self._found.append((walk.after, self._listings[walk]))
+
+    def _ask(self) -> None:
+        while self._waiting and len(self._asked) < self._reader.store.concurrency:
+            walk = self._waiting.popleft()
+            self._asked[self._reader.begin(self._reader.store.page, walk.request)] = walk
+
+    def _take(self, walk: Walk, page: Page) -> None:
+        listing = self._listings[walk]
+        try:
+            for ref in walk.take(page):
+                if self._wanted(ref):
+                    listing.append(ref)
+        except ValueError as error:
+            raise StoreError(
+                f"the object store's listing is unusable: {error}; use another FLOWLOG_MODE"
+            ) from None
+        if not walk.over:
+            self._waiting.appendleft(walk)
+            self._divide(walk)
+
+    def _divide(self, walk: Walk) -> None:
+        """Let other walks have a part of this one, where it is long and little else is going on."""
+        idle = self._reader.store.concurrency - len(self._asked) - len(self._waiting)
+        if (
+            not walk.jumps
+            or walk.pages < LONG_WALK_PAGES
+            or idle < self._reader.store.concurrency // 2
+        ):
+            return
+        search = folders_ahead(walk)
+        try:
+            request = next(search)
+            while True:
+                request = search.send(self._reader.call(self._reader.store.page, request))
+        except StopIteration as found:
+            for part in walk.divide(found.value, 4 * self._reader.store.concurrency):
+                self._add(part)
+
+    def _joined(self) -> Listing:
+        """All that was found, in order."""
+        self._found.sort(key=lambda one: one[0])
+        listing = self._found[0][1]
+        for _, more in self._found[1:]:
+            listing.extend(more)
+        listing.sort()
+        return listing

@@ -1,0 +1,118 @@
+"""A bucket that goes on living while a timer's runs come, on a fast clock.
+
+The store's clock is moved on five minutes at a time; each interface writes an object, and then a
+run of follow mode starts as a cron subscription would start it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from standins.faults import Silence
+from standins.flowlogs import FlowLogObject, flow_log_object
+from standins.place import BUCKET, Place, event
+from standins.store import SLOW_DOWN, S3Request
+
+TICK_SECONDS, LEASE_SECONDS = 300, 900
+SETTLED_SECONDS = 20
+TIMER = {"FLOWLOG_MODE": "follow", "CE_TYPE": "dev.knative.sources.ping", "CE_DATA": "{}"}
+
+
+@dataclass
+class Living:
+    """What was written, what came of each run, and which lines a killed run may repeat."""
+
+    place: Place
+    interfaces: int
+    rows: int = 1
+    rows_written: int = 0
+    exits: Counter[int] = field(default_factory=Counter)
+    by_killed: set[str] = field(default_factory=set)
+    random: random.Random = field(default_factory=lambda: random.Random(19))
+    steps: int = 0
+
+    @property
+    def now(self) -> datetime:
+        """The time by the store's clock."""
+        return datetime.now(UTC) + timedelta(seconds=self.place.store.clock_offset)
+
+    def lost(self) -> int:
+        """Rows that were written and never received; no two of them are the same."""
+        return self.rows_written - len(set(self.place.ingestion.texts))
+
+    def doubled(self) -> set[str]:
+        """Rows that were received more often than once."""
+        return {text for text, count in Counter(self.place.ingestion.texts).items() if count > 1}
+
+    def five_minutes(self) -> list[FlowLogObject]:
+        """Each interface writes what it has seen in the last five minutes."""
+        self.place.store.clock_offset += TICK_SECONDS - SETTLED_SECONDS
+        self.steps += 1
+        end = self.now
+        objects = [
+            flow_log_object(self.steps, self.rows, end, interface, self.steps)
+            for interface in range(self.interfaces)
+        ]
+        for item in objects:
+            self.place.store.put(BUCKET, item.key, item.body)
+            self.rows_written += item.rows
+        self.place.store.clock_offset += SETTLED_SECONDS
+        return objects
+
+    def start(self, **settings: str) -> subprocess.Popen[str]:
+        """Start a tick's run."""
+        return self.place.start(**TIMER, FLOWLOG_RETRY_SECONDS="3", **settings)
+
+    def finish(self, *runs: subprocess.Popen[str]) -> None:
+        """Wait for runs to end."""
+        for run in runs:
+            run.communicate(timeout=300)
+            self.exits[run.returncode] += 1
+
+    def kill(self, run: subprocess.Popen[str]) -> None:
+        """Kill a run once it has delivered, before it says so; what it sent may come twice."""
+        before = len(self.place.ingestion.texts)
+
+        def hold(request: S3Request) -> Silence | None:
+            delivered = len(self.place.ingestion.texts) > before
+            return Silence() if delivered and request.operation == "PUT" else None
+
+        self.place.store.script.rule(hold)
+        deadline = time.monotonic() + 60
+        while len(self.place.ingestion.texts) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run.kill()
+        self.finish(run)
+        self.place.store.script.rule(None)
+        self.by_killed |= set(self.place.ingestion.texts[before:])
+
+    def worker(self, names: Iterable[str]) -> str:
+        """The one of these job runs that is at work, by what STATE says. Raises TimeoutError."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            content = self.place.store.get(BUCKET, "first_logged")
+            worker = json.loads(content)["worker"] if content else None
+            if worker in names:
+                return str(worker)
+            time.sleep(0.005)
+        raise TimeoutError("none of the runs has become the worker")
+
+    def events(self, objects: list[FlowLogObject], share: float) -> None:
+        """Some events come, the others are lost; follow mode needs none of them."""
+        chosen = self.random.sample(objects, round(share * len(objects)))
+        for item in chosen:
+            self.finish(self.place.start(FLOWLOG_MODE="follow", CE_DATA=event(item.key)))
+
+    def store_away(self) -> None:
+        """For two minutes the store answers nothing but 503, and ticks fail."""
+        self.place.store.script.always(SLOW_DOWN)
+        self.finish(self.start())
+        self.place.store.clock_offset += 120
+        self.place.store.script.always(None)
