@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -97,9 +100,23 @@ def unusable(ca: Path) -> str | None:
 def _is_proxy(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in ("http", "https") and parts.port != 0
     except ValueError:
         return False
+    return usable and is_host(parts.hostname or "")
+
+
+def is_host(name: str) -> bool:
+    """Whether a connection to it can be tried: an address, or a name (RFC 1123, 2.1).
+
+    With an underscore too, as container networks have it.
+    """
+    if ":" in name:
+        with suppress(ValueError):
+            return bool(ipaddress.IPv6Address(name))
+        return False
+    labels = name.removesuffix(".").split(".")
+    return len(name) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", one) for one in labels)
 
 
 @functools.cache

@@ -204,7 +204,7 @@ def _no_entry() -> Unreadable:
 
 
 def _too_many() -> Unreadable:
-    return Unreadable(f"too large: over {ENTRIES_LIMIT} entries in `flow_logs`")
+    return Unreadable(f"too large: over {ENTRIES_LIMIT} fields and entries")
 
 
 def _check_nesting(value: Any, limit: int) -> None:
@@ -233,7 +233,10 @@ def _without_count(fields: dict[str, Any]) -> dict[str, Any]:
 def _walked(content: bytes) -> FlowLog:
     fields: dict[str, Any] = {}
     lists, last, count, all_objects = 0, None, 0, True
-    for name, value in _walk(content):
+    for number, (name, value) in enumerate(_walk(content)):
+        # At once, since to go through all of them could take minutes.
+        if number > ENTRIES_LIMIT:
+            raise _too_many()
         if name is None:
             count += 1
             all_objects = all_objects and isinstance(value, dict)
@@ -248,8 +251,6 @@ def _walked(content: bytes) -> FlowLog:
         raise _no_list()
     if not all_objects:
         raise _no_entry()
-    if count > ENTRIES_LIMIT:
-        raise _too_many()
     return FlowLog(_without_count(fields), _Entries(content, last, count))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +17,7 @@ from connections.iam import (
     TrustedProfile,
     tokens_for,
 )
+from connections.network import is_host
 from connections.values import iso_seconds
 from run.masking import SECRET_LENGTH
 
@@ -118,26 +117,13 @@ def parse_url(text: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
     except ValueError:
         usable = False
-    if not usable or not re.fullmatch(r"[!-~]+", url) or not _is_host(parts.hostname or ""):
+    if not usable or not re.fullmatch(r"[!-~]+", url) or not is_host(parts.hostname or ""):
         raise ValueError("is not a host name or an http(s) URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("must not hold a user name or password")
     if parts.query or parts.fragment:
         raise ValueError("must be a base URL, without `?` or `#`")
     return url.rstrip("/")
-
-
-def _is_host(name: str) -> bool:
-    """Whether a connection to it can be tried: an address, or a name (RFC 1123, 2.1).
-
-    With an underscore too, as container networks have it.
-    """
-    if ":" in name:
-        with suppress(ValueError):
-            return bool(ipaddress.IPv6Address(name))
-        return False
-    labels = name.removesuffix(".").split(".")
-    return len(name) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", one) for one in labels)
 
 
 def parse_bucket(text: str) -> str:

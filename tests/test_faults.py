@@ -23,7 +23,7 @@ from tests.faults import (
     objects,
     table,
 )
-from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, lines_of, services
+from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, event, lines_of, services
 from tests.test_modes import put_in_order
 
 CASES = [
@@ -49,10 +49,33 @@ def test_a_fault(group: str, row: Row, destination: str) -> None:
         check_accounts(place, row, items, result)
 
 
+NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
+"""Stands for the objects' names where a run ended before it knew of any."""
+
+
+@pytest.mark.parametrize(
+    ("group", "row", "destination"),
+    [case for case in CASES if case.values[1].code and case.values[1].failed == NONE],
+)
+def test_a_fault_before_the_first_object_in_an_events_run(
+    group: str, row: Row, destination: str
+) -> None:
+    """A listing that fails is no fault of such a run; for every other one its object is named."""
+    with services(destination, **dict(row.limits)) as place:
+        items = objects(row.rows)
+        put_in_order(place, items)
+        settings = row.arrange(place, items) or {}
+        result = place.run(CE_DATA=event(items[0].key), **settings)
+        assert result.failed().keys() == ({items[0].key} if result.code else set()), result.log
+        assert result.code or "LIST" not in place.store.operations()
+
+
 def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: Result) -> None:
     """What arrived, and what the run says of it, against what was there."""
     received = place.received()
     failed = set(result.failed())
+    if result.code:
+        assert failed or NOT_LISTED in result.log, "what was not delivered is named"
     skipped = {items[number].key for number in row.skipped}
     if row.failed == "some":
         assert 0 < len(failed) < len(items)

@@ -10,7 +10,7 @@ import pytest
 
 import destinations.cloud_logs
 import lib
-import run.settings
+import logdna_synchronous
 from standins.faults import Answer
 from standins.flowlogs import flow_log_objects
 from standins.store import S3Request
@@ -63,7 +63,7 @@ def _body(name: str) -> bytes:
     "listing",
     [
         LISTING.replace(b"2026-11-24T", b"20261234567-11-24T"),
-        LISTING.replace(b"<Size>", b"<Size>" + b"9" * 30),
+        LISTING.replace(b"<Size>", b"<Size>-"),
         LISTING.replace(PREFIX.encode(), b"x" * 2_000),
         LISTING.replace(b"UTF-8", b"UTF-800"),
     ],
@@ -122,8 +122,9 @@ def broken(*_: object) -> None:
     ("where", "name"),
     [
         (lib, "decode"),
-        (run.settings.LogDNA, "renderer"),
-        (run.settings.LogDNA, "post"),
+        (lib.Lines, "block"),
+        (logdna_synchronous.Delivery, "add_block"),
+        (logdna_synchronous.LogDNA, "post"),
     ],
 )
 def test_an_unforeseen_error_is_the_failure_of_its_object(
@@ -206,20 +207,34 @@ def test_cloud_logs_takes_a_vpc_with_a_lone_surrogate(
     assert [line["subsystemName"] for lines in taken for line in lines] == ["?"]
 
 
-NESTED = b'{"a":' + b"[" * 985 + b"]" * 985 + b',"action":"accepted"}'
+def nested(levels: int) -> bytes:
+    return b'{"a":%b%b,"action":"accepted"}' % (b"[" * levels, b"]" * levels)
+
+
 PADDING = b'{"text":"%b"}' % (b"x" * 1_000)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"flow_logs":[' + PADDING + (b"," + PADDING) * 3_000 + b"," + NESTED + b"]}", "nested"),
-        (b'{"flow_logs":[' + NESTED + b"]}", "nested"),
+        (
+            b'{"flow_logs":[' + PADDING + (b"," + PADDING) * 3_000 + b"," + nested(985) + b"]}",
+            "bad JSON",
+        ),
+        (b'{"flow_logs":[{"a":1},' + nested(985) + b"]}", "bad JSON"),
+        (b'{"flow_logs":[{"a":1},' + nested(600) + b"]}", "nested"),
         (gzip.compress(b'{"flow_logs":[{}' + b",{}" * 20_000_000 + b"]}", 9), "entries"),
         (b'{"flow_logs":[{}' + b",{}" * 600_000 + b"]}", "entries"),
         (b'{"a":"%b","flow_logs":[{}' % (b"x" * 1_000_000) + b",{}" * 3_000 + b"]}", "repeated"),
     ],
-    ids=["nested, walked", "nested", "entries in 60 KiB", "entries", "a field of a megabyte"],
+    ids=[
+        "nested, walked",
+        "nested",
+        "nested less",
+        "entries in 60 KiB",
+        "entries",
+        "a field of a megabyte",
+    ],
 )
 def test_a_hostile_object_fails_before_any_line_of_it(one: Run, content: bytes, said: str) -> None:
     result = one(EVENT, instead(object=answer(200, content, Last_Modified=CHANGED)))
@@ -231,7 +246,7 @@ def test_a_hostile_object_fails_before_any_line_of_it(one: Run, content: bytes, 
 def test_good_objects_arrive_beside_a_hostile_one(either: Place) -> None:
     good = list(flow_log_objects(3, 2))
     put_in_order(either, good)
-    either.store.put(BUCKET, PREFIX + "nested", b'{"flow_logs":[' + NESTED + b"]}")
+    either.store.put(BUCKET, PREFIX + "nested", b'{"flow_logs":[' + nested(985) + b"]}")
     result = either.run()
     assert result.code == 1
     assert result.failed().keys() == {PREFIX + "nested"}

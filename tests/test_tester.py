@@ -6,6 +6,7 @@ import configparser
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -17,6 +18,7 @@ import pytest
 import test_flowlog_to_logdna as tester
 from bucket.state_text import CatchUp, Status
 from run.settings import DESTINATIONS, read_settings
+from standins.faults import Silence
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from tests.canary import assert_no_secret
 from tests.harness import BUCKET, PROJECT, Place, Result, lines_of, without_object
@@ -187,3 +189,60 @@ def test_the_example_needs_nothing_but_keys(destination: str) -> None:
         environ |= {name.upper(): value for name, value in ini["env"].items()}
         environ["LOG_DESTINATION"] = destination
     assert read_settings(environ)
+
+
+# --- at a desk -----------------------------------------------------------------------------------
+
+
+def begin(folder: Path, settings: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    ini = write_ini(folder, settings)
+    return subprocess.Popen(
+        [sys.executable, "test_flowlog_to_logdna.py", str(ini), *arguments],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_dry_run_is_quiet_where_nobody_reads_on(place: Place, tmp_path: Path) -> None:
+    """As behind `| head -1`."""
+    place.put(*flow_log_objects(40, 50))
+    job = begin(tmp_path, place.environ, "--all", "--dry-run")
+    assert job.stdout and job.stderr
+    assert job.stdout.readline()
+    job.stdout.close()
+    said = job.stderr.read().decode()
+    assert job.wait(100) == 128 + signal.SIGPIPE
+    assert "fault" not in said and "Traceback" not in said and "not delivered" not in said
+    assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all",), ("--all", "--dry-run")])
+def test_control_c_ends_it_while_the_store_is_silent(
+    place: Place, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    place.store.script.always(Silence())
+    job = begin(tmp_path, place.environ, *arguments)
+    place.store.wait_for_requests(1)
+    job.send_signal(signal.SIGINT)
+    # The store would be asked again for three minutes.
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 128 + signal.SIGINT
+    assert b"stop" in said and b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("COS_ENDPOINT", "https://me:pass-canary@s3.direct.us-south.example.com"),
+        ("ALL_PROXY", "socks5h://me:pass-canary@localhost:1080"),
+    ],
+)
+def test_no_password_is_shown(place: Place, tmp_path: Path, name: str, value: str) -> None:
+    for arguments in ((), ("--all",)):
+        job = begin(tmp_path, {**place.environ, name: value}, *arguments)
+        out, said = job.communicate(timeout=60)
+        assert job.returncode == 2, said
+        assert name in said.decode()
+        assert b"pass-canary" not in out + said and b"Traceback" not in said
