@@ -24,6 +24,7 @@ from bucket.errors import ObjectError, StoreError
 from bucket.listing import ObjectRef
 from connections.stop import Stop, Stopped
 from destinations.base import Added, Line, Receipt, Source
+from destinations.block import Block
 from logdna_synchronous import Delivery
 from push.loop import OnProgress, Progress
 from push.reader import Reader
@@ -50,6 +51,9 @@ class DryRun(Delivery):
                 count += 1
         self._receipts.append(Receipt(Counter({owner: count})))
         return Added(count)
+
+    def add_block(self, owner: int, block: Block, source: Source) -> None:
+        """None: each line comes on its own, and goes nowhere but to the terminal."""
 
 
 @contextmanager

@@ -211,7 +211,7 @@ def nested(levels: int) -> bytes:
     return b'{"a":%b%b,"action":"accepted"}' % (b"[" * levels, b"]" * levels)
 
 
-PADDING = b'{"text":"%b"}' % (b"x" * 1_000)
+PADDING = b'{"text":"%b"},' % (b"x" * 1_000)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -224,7 +225,8 @@ def test_control_c_ends_it_while_the_store_is_silent(
 ) -> None:
     place.store.script.always(Silence())
     job = begin(tmp_path, place.environ, *arguments)
-    place.store.wait_for_requests(1)
+    while not place.store.operations():
+        time.sleep(0.01)
     job.send_signal(signal.SIGINT)
     # The store would be asked again for three minutes.
     _, said = job.communicate(timeout=60)
