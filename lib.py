@@ -34,7 +34,9 @@ from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
+from destinations.block import Block
 from logdna_synchronous import APP, Delivery
+from push.blocks import block_of
 from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
@@ -127,11 +129,17 @@ class Lines:
         digest = sha256(self.key.encode()).hexdigest()
         return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
+    def block(self) -> Block | None:
+        """All lines at once, where the object's text allows that."""
+        block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
+        if block and block.wanted is not None:
+            self.filtered = block.wanted.count(False)
+        return block
+
     def __iter__(self) -> Iterator[Line]:
+        self.filtered = 0
         fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
-        if len(self.flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
-            raise Unreadable("too large: what is repeated in every line takes too much in all")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
@@ -156,7 +164,10 @@ def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Li
 
 def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
     """The lines of an object as stored. Raises Unreadable."""
-    return Lines(decode(content), key, selection)
+    flow_log = decode(content)
+    if len(flow_log.entries) * len(render(flow_log.fields)) > REPEATED_LIMIT_BYTES:
+        raise Unreadable("too large: what is repeated in every line takes too much in all")
+    return Lines(flow_log, key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:

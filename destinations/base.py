@@ -201,6 +201,17 @@ class Destination(ABC):
     newest_hours: ClassVar[float] = 24
     """A line whose time is further away from now bears the time of sending."""
 
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]] | None:
+        """Tells what stands before and after a line's own text in an element.
+
+        None where an element is not made that way. `now` in UTC milliseconds.
+        """
+        return None
+
+    def quoted(self, text: bytes) -> bytes:
+        """A text without escapes as it stands in an element."""
+        return text
+
     @abstractmethod
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""

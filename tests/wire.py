@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -72,11 +73,12 @@ def part(port: int, request: bytes) -> str:
 
 
 class _Socket:
-    """What urllib3 and http.client need of a socket."""
+    """What urllib3, http.client and the lean GET need of a socket."""
 
     def __init__(self, port: int, answers: Answers, silent: int) -> None:
         self._port, self._answers, self._silent = port, answers, silent
         self._sent = b""
+        self._received = io.BytesIO()
 
     def sendall(self, data: bytes) -> None:
         self._sent += bytes(data)
@@ -84,6 +86,11 @@ class _Socket:
     def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
         sent, self._sent = self._sent, b""
         return io.BytesIO(self._answers(self._port, sent))
+
+    def recv(self, size: int) -> bytes:
+        if self._sent:
+            self._received = self.makefile()
+        return self._received.read(size)
 
     def fileno(self) -> int:
         """Of something that never has anything to read: the connection looks alive."""
@@ -164,6 +171,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
         return Result(code, log.getvalue(), "")
 
     monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(time, "sleep", awake)
     for module in (push.reader, logdna_synchronous):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _Inline)
