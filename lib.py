@@ -23,13 +23,8 @@ from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.marks import beginning_at
 from bucket.shard import Shard
 from bucket.state import StateError, StateObject
-from bucket.state_text import (
-    CatchUp,
-    Following,
-    Status,
-    read_catch_up,
-    read_following,
-)
+from bucket.state_follow import Following, read_following
+from bucket.state_text import CatchUp, Status, read_catch_up
 from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds

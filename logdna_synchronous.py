@@ -94,16 +94,6 @@ class LogDNA(Destination):
     line_limit_bytes = 16 * 1024
     long_line = LongLine.CUT
 
-    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into elements of a request. `now` in UTC milliseconds."""
-        around = self.around(source, now)
-
-        def render(line: Line) -> bytes:
-            before, after = around(line)
-            return b"%b%b%b" % (before, _escaped(line.own), after)
-
-        return render
-
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
         """Tells what stands before and after a line's own text in an element."""
         shared = functools.lru_cache(maxsize=4)(_escaped)
@@ -407,5 +397,4 @@ class Delivery:
             self._refuse(batch, late)
 
     def _refuse(self, batch: Batch, error: DeliveryError) -> None:
-        failure = Failure(str(error))
-        self._receipts.append(Receipt(Counter(), dict.fromkeys(batch.owners, failure)))
+        self._receipts.append(Receipt(Counter(), dict.fromkeys(batch.owners, Failure(str(error)))))

@@ -63,16 +63,6 @@ class CloudLogs(Destination):
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60
 
-    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into elements of a request. `now` in UTC milliseconds."""
-        around = self.around(source, now)
-
-        def render(line: Line) -> bytes:
-            before, after = around(line)
-            return before + line.own + after
-
-        return render
-
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
         """Tells what stands before and after a line's own text in an element."""
         subsystem = self.subsystem or source.vpc_id or UNKNOWN_SUBSYSTEM

@@ -12,7 +12,7 @@ from typing import Protocol
 from bucket.interfaces import Hours
 from bucket.listing import ObjectRef
 from bucket.state import has_settled, settled_until
-from bucket.state_text import MOST_PARKED, Following
+from bucket.state_follow import MOST_PARKED, Following
 from push import worker
 from push.lag import Lag
 from push.ledger import Settled, Tally
