@@ -51,7 +51,7 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 
 # The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
 nightly: $(READY)
-	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/destinations
+	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/bucket tests/destinations tests/test_edges.py
 
 # Known vulnerabilities of what is in the image; says so and passes where there is no network.
 audit: $(READY)
