@@ -17,7 +17,7 @@ run: $(READY)
 test: lint types unit
 
 # import-linter knows packages only, so each file of the root is shown to it as one.
-FOLDERS := deploy run push bucket destinations connections
+FOLDERS := deploy desk run push bucket destinations connections
 ROOT_FILES := flowlog lib logdna_synchronous test_flowlog_to_logdna
 lint: $(READY)
 	$(PY) -m ruff check .

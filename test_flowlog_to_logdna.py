@@ -28,7 +28,7 @@ from logdna_synchronous import Delivery
 from push.loop import OnProgress, Progress
 from push.reader import Reader
 from run import settings as job_settings
-from run.ini import read_ini
+from desk.ini import read_ini
 from run.masking import secrets_of
 from run.report import start_logging
 

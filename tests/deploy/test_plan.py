@@ -11,7 +11,7 @@ import pytest
 
 from deploy.plan import DEFAULTS, SECRETS, Deployment, Failed, read_deployment
 from run import settings
-from run.ini import read_ini
+from desk.ini import read_ini
 from run.settings import Unusable
 from tests.harness import PROJECT
 
