@@ -39,7 +39,7 @@ from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, wa
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.follow import Follower
-from push.ledger import Tally
+from push.ledger import Settled, Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
 from push.reader import Reader
 from push.remember import memory_of, remember_pushed
@@ -369,13 +369,25 @@ def follow(job: Job, event: Event | None) -> None:
 
 def push_named(mode: str) -> Mode:
     """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+    return lambda job, event: push_keys([event.key] if event else [])(mode)(job, event)
 
-    def push(job: Job, event: Event | None) -> None:
-        simple(job, event)
-        if mode == "catch-up" and event and job.tally.objects:
-            strike_out(job, event.key)
 
-    return push
+def push_keys(keys: Sequence[str]) -> Callable[[str], Mode]:
+    """The same for any number of objects."""
+
+    def push(mode: str, job: Job, _event: Event | None) -> None:
+        delivered: list[str] = []
+
+        def note(settled: Sequence[Settled]) -> None:
+            delivered.extend(one.ref.key for one in settled if not one.error and not one.skipped)
+
+        try:
+            job.push([ObjectRef(0, key) for key in keys], note)
+        finally:
+            for key in delivered if mode == "catch-up" else ():
+                strike_out(job, key)
+
+    return lambda mode: partial(push, mode)
 
 
 Mode = Callable[[Job, Event | None], None]

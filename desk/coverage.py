@@ -220,8 +220,13 @@ class Row:
         return silent if silent > SILENT_SECONDS else 0
 
     @property
+    def columns_seconds(self) -> int:
+        """How long the columns are."""
+        return self._columns.end - self._columns.begin
+
+    @property
     def is_silent_throughout(self) -> bool:
-        """Whether it is silent for longer than the columns show, so that it isn't known how long."""
+        """Whether it is silent for longer than the columns show: it isn't known how long."""
         return not self._objects
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import flowlog
-from bucket.errors import ObjectError, StoreError
+from bucket.errors import ObjectError
 from bucket.interfaces import Walk
 from bucket.listing import ObjectRef
 from bucket.state import StateObject
 from bucket.store import Body
 from connections.stop import Stop
+from connections.unforeseen import describe
 from desk.coverage import Columns, Coverage, columns_of
 from desk.sample import Chosen, Sample
 from desk.sent import Sent, Waiting, sent_by
@@ -89,9 +90,7 @@ class Look:
         sample = Sample(self._environ, settings.selection)
         undelivered = tuple(self._reasons(sent))
         self._read(chosen, sample, now)
-        return Overview(
-            settings, now, coverage, sent, waiting, undelivered, chosen, sample, pages
-        )
+        return Overview(settings, now, coverage, sent, waiting, undelivered, chosen, sample, pages)
 
     def _sent(self) -> tuple[Sent, int]:
         """What STATE says, and the store's clock."""
@@ -106,9 +105,7 @@ class Look:
         now = snapshot.date if snapshot else int(time.time())
         return sent_by(settings.mode, snapshot, settings.state_key, settings.period), now
 
-    def _list(
-        self, coverage: Coverage, waiting: Waiting, chosen: Chosen, on_keys: OnKeys
-    ) -> int:
+    def _list(self, coverage: Coverage, waiting: Waiting, chosen: Chosen, on_keys: OnKeys) -> int:
         """List the keys of the columns, and those that may wait; how many pages that took."""
         settings, pages = self._settings, 0
         scope = Scope(settings.prefix, settings.state_key, settings.shard)
@@ -140,20 +137,19 @@ class Look:
         return found
 
     def _read(self, chosen: Chosen, sample: Sample, now: int) -> None:
-        """Read the sample; what can't be read is no part of it."""
+        """Read the sample; what can't be read is counted, and no part of it."""
         for ref, body in self._reader.bodies(chosen.refs):
             if isinstance(body, Body):
-                try:
-                    sample.add(body.content, ref.key, now)
-                except Unreadable:
-                    continue
+                sample.add(body.content, ref.key, now)
+            else:
+                sample.unreadable += 1
 
 
 def _reason(body: Body | Exception) -> str:
-    if isinstance(body, ObjectError | StoreError):
+    if isinstance(body, ObjectError):
         return str(body)
     if isinstance(body, Exception):
-        raise body
+        return describe(body)
     try:
         for _ in decode(body.content).entries:
             pass

@@ -17,7 +17,7 @@ from typing import Any
 from bucket.listing import ObjectRef
 from destinations.base import Destination
 from lib import Lines
-from push.decoder import FlowLog, decode
+from push.decoder import FlowLog, Unreadable, decode
 from push.selection import Selection
 from run.environment import Environment
 from run.settings import DESTINATIONS
@@ -89,6 +89,7 @@ class Sample:
     def __init__(self, environ: Mapping[str, str], selection: Selection) -> None:
         self.objects = 0
         self.stored = 0
+        self.unreadable = 0
         self.everything, self.selected = Amount(), Amount()
         self.rejected = 0
         self.pairs: Counter[Pair] = Counter()
@@ -97,7 +98,13 @@ class Sample:
         self.is_selective = bool(selection.where or selection.fields.named)
 
     def add(self, content: bytes, key: str, now: int) -> None:
-        """Add an object as stored; `now` in seconds. Raises Unreadable."""
+        """Add an object as stored; `now` in seconds. Only counted where it can't be decoded."""
+        try:
+            self._add(content, key, now)
+        except Unreadable:
+            self.unreadable += 1
+
+    def _add(self, content: bytes, key: str, now: int) -> None:
         flow_log = decode(content)
         everything = self._amount(flow_log, key, now, Selection())
         selected = self._amount(flow_log, key, now, self._selection)

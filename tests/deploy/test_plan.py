@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from deploy.plan import DEFAULTS, SECRETS, Deployment, Failed, read_deployment
-from run import settings
 from desk.ini import read_ini
+from run import settings
 from run.settings import Unusable
 from tests.harness import PROJECT
 
