@@ -190,9 +190,9 @@ def push_keys(arguments: argparse.Namespace, environ: dict[str, str], stop: Stop
     """Push the objects that a file names. Raises Unusable."""
     settings = checked(environ)
     try:
-        source = sys.stdin.buffer if arguments.keys == "-" else Path(arguments.keys).open("rb")
-        with source:
-            named = read_named(source.read().decode("utf-8-sig"), settings.prefix)
+        stdin = arguments.keys == "-"
+        content = sys.stdin.buffer.read() if stdin else Path(arguments.keys).read_bytes()
+        named = read_named(content.decode("utf-8-sig"), settings.prefix)
     except (OSError, ValueError) as error:
         raise Unusable(f"--keys {arguments.keys}: {error}") from None
     if named.missing:
@@ -226,11 +226,7 @@ def push(
 def look_at(arguments: argparse.Namespace, environ: dict[str, str], stop: Stop) -> int:
     """Write the report, or print the status. Raises Unusable, StoreError, StateError, Stopped."""
     look = Look(checked(environ), environ, stop)
-    extent = (
-        Extent(status.DAYS, status.SAMPLED)
-        if arguments.status
-        else Extent(USUAL_DAYS, MOST_SAMPLED)
-    )
+    extent = status.EXTENT if arguments.status else Extent(USUAL_DAYS, MOST_SAMPLED)
     try:
         with listing_bar() as on_keys:
             figures = Figures.of(look.overview(extent, on_keys))

@@ -70,6 +70,13 @@ class Figures:
         return "not known" if seconds is None else span(seconds)
 
     @property
+    def behind_mark(self) -> str:
+        """The lag of objects that are not parked, where that is another one; else empty."""
+        waiting = self.look.waiting
+        seconds = waiting.behind_mark_seconds
+        return span(seconds or 0) if seconds != waiting.lag_seconds else ""
+
+    @property
     def objects(self) -> int:
         """Objects within the columns."""
         return self.look.chosen.objects
@@ -113,6 +120,7 @@ def as_json(figures: Figures) -> dict[str, Any]:
         "state": look.sent.says,
         "mark": _iso(look.sent.mark),
         "lag_seconds": waiting.lag_seconds,
+        "lag_behind_mark_seconds": waiting.behind_mark_seconds,
         "waiting_objects": waiting.objects if waiting.sent.is_waiting else None,
         "undelivered_total": look.sent.undelivered_total,
         "undelivered": [{"key": one.key, "reason": one.reason} for one in look.undelivered],

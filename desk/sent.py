@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bucket.flowkeys import HOUR_SECONDS
 from bucket.listing import ObjectRef, Period
@@ -46,11 +46,7 @@ class Waiting:
     now: int
     objects: int = 0
     size: int = 0
-    oldest: int | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        for ref in self.sent.parked:
-            self._grow_older(ref)
+    oldest: int | None = None
 
     def add(self, ref: ObjectRef) -> None:
         """Count the object, if it is still to be sent and has settled."""
@@ -58,17 +54,27 @@ class Waiting:
         if wanted and wanted(ref) and has_settled(ref.last_modified, self.now):
             self.objects += 1
             self.size += ref.size
-            self._grow_older(ref)
-
-    def _grow_older(self, ref: ObjectRef) -> None:
-        self.oldest = min(self.oldest or ref.last_modified, ref.last_modified)
+            self.oldest = min(self.oldest or ref.last_modified, ref.last_modified)
 
     @property
     def lag_seconds(self) -> int | None:
-        """The age of the oldest object that is still to be sent; None where it isn't known."""
-        if self.sent.is_waiting is None:
-            return None
-        return max(0, self.now - self.oldest) if self.oldest is not None else 0
+        """The age of the oldest object that is still to be sent; None where it isn't known.
+
+        Parked objects are such too, as in the summary of a run.
+        """
+        parked = [ref.last_modified for ref in self.sent.parked]
+        return self._age(min([*parked, *self._found()], default=self.now))
+
+    @property
+    def behind_mark_seconds(self) -> int | None:
+        """The same of objects behind the mark alone."""
+        return self._age(min(self._found(), default=self.now))
+
+    def _found(self) -> list[int]:
+        return [] if self.oldest is None else [self.oldest]
+
+    def _age(self, written: int) -> int | None:
+        return None if self.sent.is_waiting is None else max(0, self.now - written)
 
 
 def sent_by(mode: str, snapshot: Snapshot | None, state_key: str, period: Period) -> Sent:
@@ -101,7 +107,8 @@ def _followed(snapshot: Snapshot | None, state_key: str, period: Period) -> Sent
     return Sent(
         says,
         state.mark[0] if state.mark else None,
-        state.marks.begin(with_late=True),
+        # Late objects behind their mark are found where they are listed anyway.
+        state.marks.begin(with_late=False),
         is_waiting,
         parked,
         len(parked),

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 from desk.coverage import shown
 from desk.figures import DAYS_A_MONTH, Figures, as_json, silence, span
+from desk.look import Extent
 
 MOST_NAMED = 10
 """Of silent interfaces and of undelivered objects, the terminal shows so many."""
 
-DAYS = 0.25
-"""How far the status looks back, unless FLOWLOG_SINCE says: it is to be quick."""
-
-SAMPLED = 50
+EXTENT = Extent(days=0.25, sampled=50)
+"""How far the status looks, unless FLOWLOG_SINCE says: it is to be quick."""
 
 
 def parse_span(text: str) -> int:
@@ -62,7 +61,8 @@ def _sent(figures: Figures) -> Iterator[str]:
     mark = f", mark {shown(look.sent.mark)}" if look.sent.mark is not None else ""
     yield f"state       {look.sent.says}{mark}"
     waiting = f", {look.waiting.objects:,} objects wait" if look.sent.is_waiting else ""
-    yield f"lag         {figures.lag}{waiting}"
+    parked = f" of a parked object, {figures.behind_mark} of others" if figures.behind_mark else ""
+    yield f"lag         {figures.lag}{parked}{waiting}"
     if look.sent.undelivered_total:
         yield f"undelivered {look.sent.undelivered_total:,} objects failed or are parked"
     for one in look.undelivered[:MOST_NAMED]:
