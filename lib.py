@@ -374,10 +374,9 @@ def push_named(mode: str) -> Mode:
 
 def push_keys(keys: Sequence[str]) -> Callable[[str], Mode]:
     """The same for any number of objects."""
+    delivered: list[str] = []
 
     def push(mode: str, job: Job, _event: Event | None) -> None:
-        delivered: list[str] = []
-
         def note(settled: Sequence[Settled]) -> None:
             delivered.extend(one.ref.key for one in settled if not one.error and not one.skipped)
 

@@ -24,6 +24,9 @@ from push.state_exchange import StateExchange
 from push.survey import Survey
 from run.settings import Settings
 
+LONG_WALK_PAGES = 4
+"""A person waits for it, so that a listing is divided sooner than that of a run."""
+
 OnKeys = Callable[[int], None]
 """Hears how many keys have been listed so far."""
 
@@ -126,7 +129,9 @@ class Look:
             pages += 1
             on_keys(coverage.listed)
 
-        Survey(self._reader, count).listed(Walk(settings.prefix, begin), after_page)
+        Survey(self._reader, count, LONG_WALK_PAGES).listed(
+            Walk(settings.prefix, begin), after_page
+        )
         return pages
 
     def _reasons(self, sent: Sent) -> list[Undelivered]:
