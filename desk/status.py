@@ -13,8 +13,8 @@ from desk.look import Extent
 MOST_NAMED = 10
 """Of silent interfaces and of undelivered objects, the terminal shows so many."""
 
-EXTENT = Extent(days=0.25, sampled=50)
-"""How far the status looks, unless FLOWLOG_SINCE says: it is to be quick."""
+EXTENT = Extent(days=1 / 12, sampled=20)
+"""Two hours, unless FLOWLOG_SINCE says: for most interfaces one page of the listing each."""
 
 
 def parse_span(text: str) -> int:
