@@ -9,10 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 from bucket.marks import Marks
 from bucket.state_text import Following, Parked
+from standins.faults import Answer
 from standins.flowlogs import flow_log_object
 from standins.store import Store
 
 DAYS = 7
+ARCHIVED = Answer(403, body=b"<Error><Code>InvalidObjectState</Code></Error>")
 NAMES = ("front", "orders", "archive")
 SUBNETS_EACH, INTERFACES_EACH = 2, 2
 SILENT, NEW, PATCHY = 2, 5, 8
@@ -57,19 +59,17 @@ def objects(now: datetime, every: int = 5) -> Iterator[tuple[str, bytes, datetim
 
 
 def fill(store: Store, bucket: str) -> Following:
-    """Fill the bucket, with STATE of follow mode: a lag of half an hour, three parked objects."""
+    """Fill the bucket, with STATE of follow mode: a lag of half an hour, two parked objects."""
     now = datetime.now(UTC)
     keys: list[str] = []
     for key, body, written in objects(now):
         store.put(bucket, key, body, written)
         keys.append(key)
-    damaged = keys[500:1400:300]
-    for key in damaged:
-        store.put(bucket, key, b"\x1f\x8b damaged", datetime.fromtimestamp(
-            store.written(bucket, key), UTC))  # fmt: skip
+    refused = keys[-60:-20:20]
+    store.script.rule(lambda request: ARCHIVED if request.key in refused else None)
     seconds = int(time.time())
     mark = (seconds - 1800, "")
-    parked = tuple(Parked(store.written(bucket, key), key, seconds - 900) for key in damaged)
+    parked = tuple(Parked(store.written(bucket, key), key, seconds - 900) for key in refused)
     marks = Marks(mark, mark)
     state = Following(worker=None, mark=marks.mark, late_mark=marks.late, parked=parked)
     store.put(bucket, "first_logged", state.content())
