@@ -1,7 +1,7 @@
 # Three commands do all their own set-up: `make run` shows the job at work, `make test` checks it,
 # `make bench` measures it (`make bench QUICK=1` is a short look that writes no file).
 PYTHON ?= python3
-# Where `make run` sends to: logdna or cloud-logs.
+# Where `make run` sends to: logdna, cloud-logs or otlp.
 DESTINATION ?= logdna
 VENV := .venv
 PY := $(VENV)/bin/python

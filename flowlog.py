@@ -100,14 +100,7 @@ def _run_mode(
 ) -> int:
     for warning in settings.warnings:
         log.warning("%s", warning)
-    scope = lib.Scope(
-        settings.prefix,
-        settings.state_key,
-        settings.shard,
-        settings.period,
-        settings.selection,
-        settings.job_run,
-    )
+    scope = scope_of(settings)
     if settings.event and (reason := scope.nothing_to_do(settings.event)):
         log.info("nothing to do for %s: %s", settings.event.key, reason)
         tally.skipped += 1
@@ -138,6 +131,18 @@ def _run_mode(
         log.error("%s", why)
     _name_undelivered(settings, tally, why)
     return exit_code(tally, stop, broken=broken)
+
+
+def scope_of(settings: Settings) -> lib.Scope:
+    """Which objects concern a run, and what is sent of them."""
+    return lib.Scope(
+        settings.prefix,
+        settings.state_key,
+        settings.shard,
+        settings.period,
+        settings.selection,
+        settings.job_run,
+    )
 
 
 def open_store(settings: Settings, stop: Stop) -> Store:

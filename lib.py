@@ -18,23 +18,20 @@ from functools import partial
 from hashlib import sha256
 
 from bucket.errors import ObjectError, ObjectGone, StoreError
-from bucket.interfaces import Walk
+from bucket.interfaces import Hours, Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.marks import beginning_at
 from bucket.shard import Shard
 from bucket.state import StateError, StateObject
-from bucket.state_text import (
-    CatchUp,
-    Following,
-    Status,
-    read_catch_up,
-    read_following,
-)
+from bucket.state_follow import Following, read_following
+from bucket.state_text import CatchUp, Status, read_catch_up
 from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
 from destinations.base import Line, Source
+from destinations.block import Block
 from logdna_synchronous import APP, Delivery
+from push.blocks import block_of
 from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
@@ -127,11 +124,17 @@ class Lines:
         digest = sha256(self.key.encode()).hexdigest()
         return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
+    def block(self) -> Block | None:
+        """All lines at once, where the object's text allows that."""
+        block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
+        if block and block.wanted is not None:
+            self.filtered = block.wanted.count(False)
+        return block
+
     def __iter__(self) -> Iterator[Line]:
+        self.filtered = 0
         fields, added = self.flow_log.fields, self._added()
         captured = fields.get("capture_end_time")
-        if len(self.flow_log.entries) * len(render(fields)) > REPEATED_LIMIT_BYTES:
-            raise Unreadable("too large: what is repeated in every line takes too much in all")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
         for row, entry in enumerate(self.selection.entries(self.flow_log)):
@@ -156,7 +159,10 @@ def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Li
 
 def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
     """The lines of an object as stored. Raises Unreadable."""
-    return Lines(decode(content), key, selection)
+    flow_log = decode(content)
+    if len(flow_log.entries) * len(render(flow_log.fields)) > REPEATED_LIMIT_BYTES:
+        raise Unreadable("too large: what is repeated in every line takes too much in all")
+    return Lines(flow_log, key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
@@ -252,16 +258,16 @@ class Job:
 
     def newest(
         self,
-        begin: int | None,
+        hours: Hours | None,
         wanted: Callable[[ObjectRef], bool],
         after_page: Callable[[], None],
     ) -> Listing:
-        """The wanted flow logs, oldest first; of interfaces, those of the hour of `begin` or later.
+        """The wanted flow logs, oldest first; of interfaces, those of these hours (None: all).
 
         Raises StoreError, Stopped.
         """
         survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
-        return survey.listed(Walk(self.scope.prefix, begin), after_page)
+        return survey.listed(Walk(self.scope.prefix, hours), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
         """The object as the store knows it; None where it is gone, or can't be looked up.

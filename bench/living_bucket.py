@@ -1,13 +1,12 @@
 """An hour of a living bucket on a fast clock: `python -m bench.living_bucket [INTERFACES]`.
 
 Events get lost, ticks overlap, three workers are killed, the store is away for two minutes. Prints
-what was lost and what came twice, and how many requests a day takes in which nothing happens.
+what was lost and what came twice.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 
 from standins.living import LEASE_SECONDS, Living
 from standins.place import services
@@ -15,9 +14,6 @@ from standins.place import services
 STEPS = 12
 KILLED_AT = (1, 5, 9)
 AWAY_AT = 7
-TICKS_A_DAY, HOURS_A_DAY = 288, 24
-CLASS_A, CLASS_B = 0.005 / 1000, 0.0004 / 1000
-"""USD for a PUT or LIST, and for a GET (IBM Cloud, Object Storage, Standard plan, regional)."""
 
 
 def an_hour(living: Living) -> None:
@@ -36,16 +32,8 @@ def an_hour(living: Living) -> None:
     living.finish(living.start())
 
 
-def requests_of_a_tick(living: Living, seconds: int) -> Counter[str]:
-    """What a tick asks of the store that comes so long after the last one and finds nothing."""
-    living.place.store.clock_offset += seconds
-    living.place.store.requests.clear()
-    living.finish(living.start())
-    return Counter(living.place.store.operations())
-
-
 def main() -> None:
-    """Print the hour and the day."""
+    """Print the hour."""
     interfaces = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with services("logdna") as place:
         living = Living(place, interfaces)
@@ -57,15 +45,6 @@ def main() -> None:
         print(f"{living.lost()} lost, {len(doubled)} came twice or more,", end=" ")
         print(f"{len(doubled - living.by_killed)} of these not sent by a killed run before")
         print(f"exit codes: {dict(living.exits)}")
-        # The first one looks for late objects, the second one need not.
-        hourly, quiet = (requests_of_a_tick(living, seconds) for seconds in (3600, 300))
-    day = Counter[str]()
-    for operation in ("LIST", "GET", "PUT"):
-        rest = TICKS_A_DAY - HOURS_A_DAY
-        day[operation] = hourly[operation] * HOURS_A_DAY + quiet[operation] * rest
-    cost = (day["LIST"] + day["PUT"]) * CLASS_A + day["GET"] * CLASS_B
-    print(f"a tick without anything new: {dict(quiet)}; once an hour: {dict(hourly)}")
-    print(f"a day without anything new: {dict(day)}, {cost:.2f} USD")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from urllib3 import exceptions as http
 
+from connections.get import NotConnected, NoWholeAnswer
 from connections.iam import TokenError, TokenUnavailable
 from connections.pools import is_unverified
 from connections.retry import TryAgain
@@ -96,12 +97,14 @@ def explained() -> Iterator[None]:
     except http.LocationValueError as error:
         raise StoreError(f"COS_ENDPOINT is no usable address ({type(error).__name__})") from None
     except (
+        NotConnected,
         http.NewConnectionError,
         http.ConnectTimeoutError,
         http.ProxyError,
         http.SSLError,
     ) as error:
-        what = f"the object store can't be reached ({type(error).__name__})"
+        kind = str(error) if isinstance(error, NotConnected) else type(error).__name__
+        what = f"the object store can't be reached ({kind})"
         if is_unverified(error):
             raise StoreError(
                 f"{what}: its certificate can't be verified; look at REQUESTS_CA_BUNDLE and"
@@ -112,6 +115,9 @@ def explained() -> Iterator[None]:
             " (a `.direct.` one is reached from inside IBM Cloud only)",
             trouble=Trouble.UNREACHABLE,
         ) from None
+    except NoWholeAnswer as error:
+        what = f"the object store gave no whole answer: {error}"
+        raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None
     except (http.HTTPError, TooSlow) as error:
         what = f"the object store gave no whole answer ({type(error).__name__})"
         raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None

@@ -8,6 +8,7 @@ rules of its own for retries, proxies and certificates, which would hold for som
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from ibm_botocore.auth import S3SigV4Auth
 from ibm_botocore.awsrequest import AWSRequest
 from ibm_botocore.credentials import Credentials
 
+from connections.get import Getter
 from connections.iam import Tokens
+from connections.network import network, tls_context
 from connections.pools import pool
 from connections.retry import RetryPolicy, retry_after_seconds
 from connections.time_limit import time_limit
@@ -33,7 +36,7 @@ leaves time for another one."""
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The store's answer; the names of its headers in any case. `size` is its Content-Length."""
+    """The store's answer; asked for its headers in lower case. `size` is its Content-Length."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,7 +52,7 @@ class Answer:
     @property
     def retry_after(self) -> float | None:
         """After how many seconds the store wants to be asked again, where it says."""
-        return retry_after_seconds(self.headers.get("Retry-After"), datetime.now(UTC))
+        return retry_after_seconds(self.headers.get("retry-after"), datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,9 @@ class Fetcher:
         self._url = f"{endpoint}/{bucket}/"
         self._path = urllib3.util.parse_url(self._url).path or "/"
         self._authorization = authorization
-        self._pool, self._before = pool(endpoint, connections)
-        self._timeout = urllib3.Timeout(policy.connect_seconds, policy.answer_seconds)
+        self._pool = functools.partial(pool, endpoint, connections)
+        self._getter = getter(endpoint, policy.connect_seconds, policy.answer_seconds)
+        self._timeout = policy.connect_seconds, policy.answer_seconds
         self._exchange_seconds = max(
             policy.answer_seconds,
             min(EXCHANGE_FACTOR * policy.answer_seconds, policy.seconds / 2),
@@ -141,8 +145,8 @@ class Fetcher:
     def ask(self, request: Request) -> Answer:
         """One request, and once more where its token had expired.
 
-        Raises TokenUnavailable, TokenError, TooSlow, and urllib3's HTTPError where there is no
-        whole answer.
+        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, NoWholeAnswer or urllib3's
+        HTTPError where there is no whole answer.
         """
         url = self._url + request.target
         headers = self._authorization.headers(request, url)
@@ -152,19 +156,33 @@ class Fetcher:
         return answer
 
     def _ask(self, request: Request, headers: Mapping[str, str]) -> Answer:
+        sent = {**request.headers, **headers}
+        target = self._path + request.target
+        if self._getter and request.method == "GET":
+            got = self._getter.get(target, sent, request.limit, self._exchange_seconds)
+            return Answer(got.status, got.headers, got.size, got.content)
+        return self._ask_by_urllib3(request, target, sent)
+
+    @functools.cached_property
+    def _urllib3(self) -> tuple[urllib3.HTTPConnectionPool, str]:
+        # Where only objects are read, nobody needs it.
+        return self._pool()
+
+    def _ask_by_urllib3(self, request: Request, target: str, headers: Mapping[str, str]) -> Answer:
+        connections, before = self._urllib3
         with time_limit(self._exchange_seconds):
-            response = self._pool.urlopen(
+            response = connections.urlopen(
                 request.method,
-                self._before + self._path + request.target,
+                before + target,
                 body=request.body,
-                headers={**request.headers, **headers, "Accept-Encoding": "identity"},
-                timeout=self._timeout,
+                headers={**headers, "Accept-Encoding": "identity"},
+                timeout=urllib3.Timeout(*self._timeout),
                 retries=False,
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
             )
-            size = content_length(response.headers.get("Content-Length")) or 0
+            size = content_length(response.headers.get("content-length")) or 0
             if size > request.limit and request.method != "HEAD":
                 response.close()
                 content = b""
@@ -174,6 +192,14 @@ class Fetcher:
                 content = response.read(None if size else request.limit + 1)
                 response.release_conn()
         return Answer(response.status, response.headers, max(size, len(content)), content)
+
+
+def getter(endpoint: str, connect_seconds: float, answer_seconds: float) -> Getter | None:
+    """The lean way to GET, where no proxy stands between."""
+    if network().proxies_for(endpoint):
+        return None
+    tls = tls_context() if endpoint.startswith("https:") else None
+    return Getter(endpoint, connect_seconds, answer_seconds, tls)
 
 
 def quoted(key: str) -> str:

@@ -10,27 +10,46 @@ Nothing here talks to the store: a walk says which page it wants next, and is gi
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
-from bucket.flowkeys import hour_key, interface_of, is_in_hour
+from bucket.flowkeys import HOUR_SECONDS, hour_key, interface_of, is_in_hour
 from bucket.listing import MOST_KEYS, ObjectRef, Page, PageRequest
 
-FIRST_KEYS = 48
-"""Keys of the first page of an interface: three hours of an object every five minutes are 36, and
-the page should reach the next interface, to save a request. Later pages double."""
+KEYS_AN_HOUR = 12
+"""Of an interface: an object about every five minutes (IBM Cloud docs, VPC)."""
 
 LONG_WALK_PAGES = 64
 """A walk of so many pages is worth the few requests that it takes to divide the rest of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Which hours of an interface are read: that of `begin` and all later ones.
+
+    Most of them end at the hour of `end`. Both in seconds since the epoch.
+    """
+
+    begin: int
+    end: int
+
+    @property
+    def first_keys(self) -> int:
+        """Keys of the first page: as a rule all, and the first of the next interface.
+
+        Of the pages after it, each has twice as many as the one before.
+        """
+        hours = (self.end - self.begin) // HOUR_SECONDS + 2
+        return min(hours * KEYS_AN_HOUR, MOST_KEYS)
+
+
 class Walk:
     """Reads the keys after `after` up to and including `through` (None: to the end).
 
-    Where `begin` is set (seconds since the epoch), the keys of an interface are read from the hour
-    of that time on; keys of another form are all read.
+    Of an interface only `hours` are read (None: all of its keys); keys of another form all are.
     """
 
     def __init__(
-        self, prefix: str, begin: int | None, after: str = "", through: str | None = None
+        self, prefix: str, hours: Hours | None, after: str = "", through: str | None = None
     ) -> None:
         self.prefix = prefix
         self.after = after
@@ -38,13 +57,13 @@ class Walk:
         self.over = False
         self.pages = 0
         """How many were read since the walk began or was last divided."""
-        self._begin = begin
-        self._keys = MOST_KEYS if begin is None else FIRST_KEYS
+        self._hours = hours
+        self._keys = hours.first_keys if hours else MOST_KEYS
 
     @property
     def jumps(self) -> bool:
         """Whether it reads less than all keys."""
-        return self._begin is not None
+        return self._hours is not None
 
     @property
     def request(self) -> PageRequest:
@@ -57,7 +76,7 @@ class Walk:
         Raises ValueError where it is not that page.
         """
         if page.refs and page.refs[0].key <= self.after:
-            raise ValueError("it ignores `start-after`")
+            raise ValueError("it ignores start-after")
         self.pages += 1
         refs = page.refs
         if not refs or self._is_beyond(refs[-1].key):
@@ -72,13 +91,14 @@ class Walk:
 
     def _go_on(self, last: str) -> None:
         """Continue behind this key, or at the hour where its interface becomes of interest."""
-        interface = interface_of(last) if self._begin is not None else None
-        begin = hour_key(interface, self._begin or 0) if interface else ""
-        if interface and last < begin and is_in_hour(last, interface):
-            self.after, self._keys = begin, FIRST_KEYS
+        self.after, self._keys = last, min(2 * self._keys, MOST_KEYS)
+        interface = interface_of(last)
+        if self._hours is None or interface is None or not is_in_hour(last, interface):
+            return
+        begin = hour_key(interface, self._hours.begin)
+        if last < begin:
+            self.after, self._keys = begin, self._hours.first_keys
             self.over = self.over or self._is_beyond(begin)
-        else:
-            self.after, self._keys = last, min(2 * self._keys, MOST_KEYS)
 
     def divide(self, folders: list[str], parts: int) -> list[Walk]:
         """Leave what follows some of these folders to other walks, `parts` at most; these walks.
@@ -90,7 +110,7 @@ class Walk:
             return []
         ends = folders[:: max(1, -(-len(folders) // parts))]
         starts = zip(ends, [*ends[1:], self.through], strict=True)
-        rest = [Walk(self.prefix, self._begin, start, end) for start, end in starts]
+        rest = [Walk(self.prefix, self._hours, start, end) for start, end in starts]
         self.through = ends[0]
         return rest
 
@@ -112,7 +132,9 @@ def folders_ahead(walk: Walk) -> Generator[PageRequest, Page, list[str]]:
             page = yield request
             ahead = [one for one in page.folders if one > walk.after]
             inside = [one for one in ahead if walk.through is None or one <= walk.through]
-            found += inside
-            go_on = page.more is not None and len(inside) == len(ahead)
+            # Dividing is no must: a page of no use ends it, also where a store goes round.
+            is_new = bool(inside) and (not found or found[-1] < inside[0])
+            found += inside if is_new else []
+            go_on = page.more is not None and is_new and len(inside) == len(ahead)
             request = PageRequest(place, "", MOST_KEYS, "/", page.more or "") if go_on else None
     return found

@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from bucket.flowkeys import HOUR_SECONDS, USUAL_HOURS, is_late
+from bucket.interfaces import Hours
 from bucket.listing import ObjectRef
 
 Place = tuple[int, str]
@@ -32,14 +33,14 @@ class Marks:
         """Whether late objects are to be looked for, at this time of the store's clock."""
         return self.late is None or date - self.late[0] >= HOUR_SECONDS
 
-    def begin(self, *, with_late: bool) -> int | None:
-        """The time from whose hour on keys are read; None: all keys."""
+    def hours(self, *, with_late: bool) -> Hours | None:
+        """The hours of an interface in which objects past the marks can be; None: all."""
         if self.mark is None or (with_late and self.late is None):
             return None
         begin = self.mark[0] - USUAL_HOURS * HOUR_SECONDS
         if with_late and self.late is not None:
             begin = min(begin, self.late[0] - LATEST_HOURS * HOUR_SECONDS)
-        return begin
+        return Hours(begin, self.mark[0])
 
     def wants(self, ref: ObjectRef, *, with_late: bool) -> bool:
         """Whether the object lies behind its mark; late ones only where they are looked for."""

@@ -9,18 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from bucket.listing import ObjectRef, Period
-from bucket.marks import Marks, Place, beginning_at
+from bucket.listing import Period
 from bucket.state import LEASE_SECONDS, Snapshot, StateUnreadable, latest_time_before
 
 NAMED_FAILURES = 100
 """STATE names so many objects that could not be delivered."""
-
-MOST_PARKED = 100
-"""More objects that can't be read mean the store or a setting, not the objects."""
-
-PARKED_SECONDS = 7 * 24 * 3600
-"""An object that can't be read for so long is given up."""
 
 NAMED_FAILURES_BYTES = 200 * 1024
 """And so many bytes of them: a key has up to 1,024, and JSON may need six for one."""
@@ -62,7 +55,7 @@ class Remembered:
 
     def content(self) -> bytes:
         """The text of STATE."""
-        return _dump({"mode": "remember", "key": self.key, "last_modified": self.last_modified})
+        return dump({"mode": "remember", "key": self.key, "last_modified": self.last_modified})
 
 
 def read_remembered(snapshot: Snapshot, state_key: str, prefix: str) -> Remembered:
@@ -71,7 +64,7 @@ def read_remembered(snapshot: Snapshot, state_key: str, prefix: str) -> Remember
     A bare key must start with `prefix`, as every key that was ever remembered did; it is given the
     time of STATE itself, the only one at hand: no older than the object's own.
     """
-    fields = _fields(snapshot)
+    fields = fields_of(snapshot)
     if fields is None:  # not JSON
         key = snapshot.content.decode("utf-8", "replace").strip()
         if key.startswith(prefix) and len(key.encode()) <= 1024 and key.isprintable():
@@ -80,7 +73,7 @@ def read_remembered(snapshot: Snapshot, state_key: str, prefix: str) -> Remember
         match fields:
             case {"version": 1, "key": str(key), "last_modified": int(last_modified)}:
                 return Remembered(last_modified, key)
-    raise _unreadable(state_key, "remember", fields)
+    raise unreadable(state_key, "remember", fields)
 
 
 # --- modes with a worker -------------------------------------------------------------------------
@@ -201,7 +194,7 @@ class CatchUp(Work):
     def content(self) -> bytes:
         """The text of STATE."""
         fields = dataclasses.asdict(self) | {"status": self.status.value}
-        return _dump({"mode": "catch-up"} | fields)
+        return dump({"mode": "catch-up"} | fields)
 
     def cutoff_at(self, snapshot: Snapshot) -> int | None:
         """The time up to which objects are the worker's; None while all of them are.
@@ -274,7 +267,7 @@ class CatchUp(Work):
 
 def read_catch_up(snapshot: Snapshot, state_key: str) -> CatchUp:
     """STATE of catch-up mode. Raises StateUnreadable."""
-    fields = _fields(snapshot) or {}
+    fields = fields_of(snapshot) or {}
     match fields:
         case {
             "version": 1,
@@ -297,120 +290,19 @@ def read_catch_up(snapshot: Snapshot, state_key: str) -> CatchUp:
                 failed_total=failed_total,
                 failed=tuple(map(str, failed)),
             )
-    raise _unreadable(state_key, "catch-up", fields)
-
-
-# --- follow --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """An object that could not be read although others could; `since` is the store's clock."""
-
-    last_modified: int
-    key: str
-    since: int
-
-    @property
-    def ref(self) -> ObjectRef:
-        """The object, as a listing would name it."""
-        return ObjectRef(self.last_modified, self.key)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Following(Work):
-    """STATE of follow mode: two marks (bucket/marks.py), and the objects that are parked.
-
-    Those lie before their mark, and each run tries them again before all others.
-    """
-
-    late_mark: Place | None = None
-    parked: tuple[Parked, ...] = ()
-
-    @classmethod
-    def beginning(cls, marks: Marks) -> Following:
-        """STATE of a first run."""
-        return cls(worker=None, mark=marks.mark, late_mark=marks.late)
-
-    @property
-    def marks(self) -> Marks:
-        """How far the mode has come."""
-        return Marks(self.mark, self.late_mark)
-
-    def at(self, marks: Marks) -> Following:
-        """The same with these marks."""
-        return dataclasses.replace(self, mark=marks.mark, late_mark=marks.late)
-
-    def with_parked(self, ref: HasTime, now: int) -> Following | None:
-        """The same with one more object that is parked; None where there are too many."""
-        parked = (*self.parked, Parked(ref.last_modified, ref.key, now))
-        names = json.dumps([one.key for one in parked])
-        if len(parked) > MOST_PARKED or len(names) > NAMED_FAILURES_BYTES:
-            return None
-        return dataclasses.replace(self, parked=parked)
-
-    def without_parked(self, key: str) -> Following:
-        """The same once this object needs no further try."""
-        parked = tuple(one for one in self.parked if one.key != key)
-        return dataclasses.replace(self, parked=parked)
-
-    def overdue(self, now: int) -> list[Parked]:
-        """The objects that have been parked for too long, at this time of the store's clock."""
-        return [one for one in self.parked if now - one.since >= PARKED_SECONDS]
-
-    def content(self) -> bytes:
-        """The text of STATE."""
-        return _dump({"mode": "follow"} | dataclasses.asdict(self))
-
-
-def read_following(snapshot: Snapshot, state_key: str) -> Following:
-    """STATE of follow mode. Raises StateUnreadable.
-
-    That of a finished catch-up is understood: what lies behind its cutoff is left to do.
-    """
-    fields = _fields(snapshot) or {}
-    match fields:
-        case {
-            "version": 1,
-            "mode": "follow",
-            "worker": str() | None as worker,
-            "claim": str(claim),
-            "sequence": int(sequence),
-            "mark": ([int(), str()] | None) as mark,
-            "late_mark": ([int(), str()] | None) as late,
-            "parked": list(parked),
-        }:
-            return Following(
-                worker=worker,
-                claim=claim,
-                sequence=sequence,
-                mark=(mark[0], mark[1]) if mark else None,
-                late_mark=(late[0], late[1]) if late else None,
-                parked=tuple(_parked(one, state_key) for one in parked),
-            )
-        case {"mode": "catch-up", "status": "finished"}:
-            done = read_catch_up(snapshot, state_key)
-            assert done.cutoff is not None, "a finished catch-up has one"
-            marks = beginning_at(done.cutoff + 1)
-            return dataclasses.replace(Following.beginning(marks), sequence=done.sequence)
-    raise _unreadable(state_key, "follow", fields)
-
-
-def _parked(entry: object, state_key: str) -> Parked:
-    match entry:
-        case {"last_modified": int(last_modified), "key": str(key), "since": int(since)}:
-            return Parked(last_modified, key, since)
-    raise _unreadable(state_key, "follow", {})
+    raise unreadable(state_key, "catch-up", fields)
 
 
 # --- the text ------------------------------------------------------------------------------------
 
 
-def _dump(fields: Mapping[str, object]) -> bytes:
+def dump(fields: Mapping[str, object]) -> bytes:
+    """The text of STATE with these fields."""
     return json.dumps({"version": 1, **fields}, ensure_ascii=False).encode()
 
 
-def _fields(snapshot: Snapshot) -> dict[str, Any] | None:
+def fields_of(snapshot: Snapshot) -> dict[str, Any] | None:
+    """The fields of STATE: none where it is JSON of another kind; None where it is not JSON."""
     try:
         fields = json.loads(snapshot.content)
     except (ValueError, RecursionError):
@@ -418,7 +310,8 @@ def _fields(snapshot: Snapshot) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else {}
 
 
-def _unreadable(state_key: str, mode: str, fields: Mapping[str, object] | None) -> StateUnreadable:
+def unreadable(state_key: str, mode: str, fields: Mapping[str, object] | None) -> StateUnreadable:
+    """The error of a mode that can't use what STATE holds."""
     written = (fields or {}).get("mode")
     what = (
         f"was written by FLOWLOG_MODE {written!r}"

@@ -199,7 +199,7 @@ class Store:
         With some kinds of encryption it isn't one (S3 API, "Object": ETag), so content that comes
         the same a second time is believed. Raises Unanswered.
         """
-        etag = answer.headers.get("ETag", "").strip('"')
+        etag = answer.headers.get("etag", "").strip('"')
         if not self._etag_is_checksum or not re.fullmatch("[0-9a-f]{32}", etag):
             return
         checksum = hashlib.md5(answer.content, usedforsecurity=False).hexdigest()
@@ -304,12 +304,12 @@ def _explained(
 
 
 def _etag(answer: Answer) -> str:
-    return answer.headers.get("ETag", "")
+    return answer.headers.get("etag", "")
 
 
 def _written(answer: Answer) -> int:
     """When an object was written, by the `Last-Modified` of an answer. Raises Unanswered."""
-    written = http_date(answer.headers.get("Last-Modified"))
+    written = http_date(answer.headers.get("last-modified"))
     if written is None:
         raise Unanswered("the object store did not say when it was written")
     return written
@@ -317,7 +317,7 @@ def _written(answer: Answer) -> int:
 
 def _date(answer: Answer) -> int:
     """The store's clock, from the `Date` header (RFC 9110, 6.6.1) of an answer."""
-    now = http_date(answer.headers.get("Date"))
+    now = http_date(answer.headers.get("date"))
     if now is None:
         raise StoreError("the object store answers without a Date; look at COS_ENDPOINT")
     return now

@@ -80,10 +80,13 @@ def _variable(environ: Mapping[str, str], name: str) -> str:
 
 def unusable(ca: Path) -> str | None:
     """Why this is no file or directory of certificates; None where it is one."""
-    if ca.is_dir():
-        return None if any(ca.iterdir()) else "is empty"
-    if not ca.is_file():
-        return "does not exist"
+    try:
+        if ca.is_dir():
+            return None if any(ca.iterdir()) else "is empty"
+        if not ca.is_file():
+            return "does not exist"
+    except OSError as error:
+        return f"can't be looked at ({error.strerror})"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
     except OSError:

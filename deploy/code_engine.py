@@ -272,7 +272,7 @@ def status(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
     ours, others = d.ours(found)
     runs = (
         cli.run(d.words("ce jobrun list --job {name}"), reads=True)
-        if found["job"] is not None
+        if found.get("job") is not None
         else ""
     )
     for kind in ("profile", *INSIDE):

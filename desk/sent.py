@@ -9,15 +9,8 @@ from bucket.flowkeys import HOUR_SECONDS
 from bucket.listing import ObjectRef, Period
 from bucket.marks import LATEST_HOURS, beginning_at
 from bucket.state import Snapshot, has_settled
-from bucket.state_text import (
-    CatchUp,
-    Following,
-    Status,
-    Work,
-    read_catch_up,
-    read_following,
-    read_remembered,
-)
+from bucket.state_follow import Following, read_following
+from bucket.state_text import CatchUp, Status, Work, read_catch_up, read_remembered
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,9 +201,27 @@ class Destination(ABC):
     newest_hours: ClassVar[float] = 24
     """A line whose time is further away from now bears the time of sending."""
 
-    @abstractmethod
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]] | None:
+        """Tells what stands before and after a line's own text in an element of a request.
+
+        None where an element is not made that way. `now` in UTC milliseconds.
+        """
+        return None
+
+    def quoted(self, text: bytes) -> bytes:
+        """A line's own text as it stands in an element."""
+        return text
+
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
+        around, quoted = self.around(source, now), self.quoted
+        assert around, "a destination has its own renderer, or tells what stands around a line"
+
+        def render(line: Line) -> bytes:
+            before, after = around(line)
+            return b"%b%b%b" % (before, quoted(line.own), after)
+
+        return render
 
     def head(self, source: Source) -> bytes:
         """What lines of this source have in common and a request holds only once for each run."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from destinations.base import Destination, LineTooLong, Run
+from destinations.block import Elements
 
 BATCH_LINES = 13_000
 """Far more than a request usually holds. The answer may have a status for each of them, and is read
@@ -119,7 +120,7 @@ class Packer:
     """Packs rendered lines into batches of at most `limit` bytes and BATCH_LINES lines."""
 
     def __init__(self, destination: Destination, limit: int) -> None:
-        self._destination = destination
+        self.destination = destination
         self._around = len(destination.prefix) + len(destination.suffix)
         self._limit = min(limit, destination.request_limit_bytes) - self._around
         self._clear()
@@ -143,10 +144,10 @@ class Packer:
         is over the service's limit for a whole request.
         """
         full = None
-        head_size = len(head) + self._destination.run_bytes
+        head_size = len(head) + self.destination.run_bytes
         room = self._limit - len(self._content) - self._heads_size - head_size - 1
         if len(element) > room or len(self._ends) >= BATCH_LINES:
-            limit = self._destination.request_limit_bytes
+            limit = self.destination.request_limit_bytes
             if self._around + head_size + len(element) > limit:
                 raise LineTooLong(
                     f"a line of {len(element)} bytes does not fit into one request"
@@ -154,7 +155,7 @@ class Packer:
                 )
             full = self.take()
         if self._ends:
-            self._content += self._destination.separator
+            self._content += self.destination.separator
         else:
             self.begun = time.monotonic()
         if not self._owners or self._owners[-1] != owner:
@@ -165,6 +166,25 @@ class Packer:
         self._content += element
         self._ends.append(len(self._content))
         return full
+
+    def add_all(self, owner: int, elements: Elements, head: bytes = b"") -> Iterator[Batch]:
+        """Add rendered lines as `add` does one by one; yields the batches that had no more room."""
+        done = 0
+        while done < len(elements):
+            # The first of a batch, or of an owner, needs more than its text.
+            first = elements[done : done + 1].joined(b"")
+            if full := self.add(owner, first, head):
+                yield full
+            begin = len(self._content)
+            head_size = len(head) + self.destination.run_bytes
+            room = self._limit - begin - self._heads_size - head_size
+            rest = elements[done + 1 : done + 1 + BATCH_LINES - len(self._ends)]
+            # Each with the separator before it.
+            ends = list(accumulate(size + 1 for size in rest.sizes()))
+            count = bisect_right(ends, room)
+            self._content += rest[:count].joined(self.destination.separator)
+            self._ends.extend([begin + end for end in ends[:count]])
+            done += 1 + count
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -63,8 +63,8 @@ class CloudLogs(Destination):
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60
 
-    def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into elements of a request. `now` in UTC milliseconds."""
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
+        """Tells what stands before and after a line's own text in an element."""
         subsystem = self.subsystem or source.vpc_id or UNKNOWN_SUBSYSTEM
         always = {"applicationName": self.application, "subsystemName": subsystem}
         if source.interface_id:
@@ -72,15 +72,17 @@ class CloudLogs(Destination):
         # The object alone is what varies, so the rest is written once.
         head = orjson.dumps(always)[:-1]
 
-        def render(line: Line) -> bytes:
-            return b'%b,"severity":%d,"timestamp":%d,"text":%b}' % (
+        def around(line: Line) -> tuple[bytes, bytes]:
+            severity = WARNING if line.rejected else INFO
+            before = b'%b,"severity":%d,"timestamp":%d,"text":%b' % (
                 head,
-                WARNING if line.rejected else INFO,
+                severity,
                 self.timestamp(line, now),
-                line.text,
+                line.head,
             )
+            return before, line.tail + b"}"
 
-        return render
+        return around
 
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies: all of the element."""

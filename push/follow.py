@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from bucket.interfaces import Hours
 from bucket.listing import ObjectRef
 from bucket.state import has_settled, settled_until
-from bucket.state_text import MOST_PARKED, Following
+from bucket.state_follow import MOST_PARKED, Following
 from push import worker
 from push.lag import Lag
 from push.ledger import Settled, Tally
@@ -33,11 +34,11 @@ class Job(worker.Job, Protocol):
 
     def newest(
         self,
-        begin: int | None,
+        hours: Hours | None,
         wanted: Callable[[ObjectRef], bool],
         after_page: Callable[[], None],
     ) -> Sequence[ObjectRef]:
-        """The wanted objects, oldest first; of interfaces, those of the hour of `begin` or later.
+        """The wanted objects, oldest first; of interfaces, those of these hours.
 
         Calls `after_page` after each page of the listing.
         """
@@ -104,8 +105,8 @@ class Follower:
                 return False
             return has_settled(ref.last_modified, now) and marks.wants(ref, with_late=with_late)
 
-        begin = marks.begin(with_late=with_late)
-        refs = self._job.newest(begin, wanted, self._claim.checkpoint)
+        hours = marks.hours(with_late=with_late)
+        refs = self._job.newest(hours, wanted, self._claim.checkpoint)
         log.info("this pass finds %d objects%s", len(refs), ", late ones too" if with_late else "")
         self._push(refs, with_late)
         if with_late:

@@ -14,7 +14,8 @@ from bucket.state import StateError, StateLost
 from bucket.store import Body
 from connections.stop import Stopped
 from connections.unforeseen import describe
-from destinations.base import Line, Receipt, Source
+from destinations.base import Added, Line, Receipt, Source
+from destinations.block import Block
 from logdna_synchronous import Delivery
 from push.decoder import Unreadable
 from push.ledger import Ledger, Settled, Tally
@@ -66,6 +67,9 @@ class Lines(Protocol):
     @property
     def filtered(self) -> int:
         """How many flows were left out so far."""
+
+    def block(self) -> Block | None:
+        """All lines at once, where the object's text allows that."""
 
     def __iter__(self) -> Iterator[Line]:
         """Makes the lines."""
@@ -183,12 +187,17 @@ class Pusher:
         if lines.source.incomplete:
             log.warning("its collector has lost flows of this interval: %s", key)
             self._tally.incomplete += 1
-        added = self._delivery.add(number, lines, lines.source)
+        added = self._add(number, lines)
         ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:
             log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
+
+    def _add(self, number: int, lines: Lines) -> Added:
+        block = lines.block() if self._delivery.takes_blocks else None
+        added = block and self._delivery.add_block(number, block, lines.source)
+        return added or self._delivery.add(number, lines, lines.source)
 
 
 class _Push:

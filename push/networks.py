@@ -23,22 +23,27 @@ def membership(networks: Iterable[Network]) -> Callable[[Any], bool]:
     ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
     for network in networks:
         ranges[network.version].append((int(network.netmask), int(network.network_address)))
+    of_four, of_six = ranges[4], ranges[6]
 
-    # Addresses come up again and again, and an unhashable one is none anyway.
+    # Addresses come up again and again, and an unhashable one is none anyway. Those that don't are
+    # made into numbers by the system's own function, in a fifth of the time of `ipaddress`.
     @functools.lru_cache(CACHED_ADDRESSES)
     def lies_in(address: Any) -> bool:
-        version, number = _number(address)
-        return any(number & mask == start for mask, start in ranges[version])
+        try:
+            packed, candidates = socket.inet_pton(socket.AF_INET, address), of_four
+        except (OSError, ValueError, TypeError):
+            packed, candidates = _packed_six(address), of_six
+        number = int.from_bytes(packed)
+        for mask, start in candidates:  # noqa: SIM110 - `any` takes twice the time
+            if number & mask == start:
+                return True
+        return False
 
     return lies_in
 
 
-def _number(address: Any) -> tuple[int, int]:
-    """The version and the number of an address, in a fifth of the time of `ipaddress`."""
-    if not isinstance(address, str):
-        raise NoAddress(f"{address!r} is no address")
-    version, family = (6, socket.AF_INET6) if ":" in address else (4, socket.AF_INET)
+def _packed_six(address: Any) -> bytes:
     try:
-        return version, int.from_bytes(socket.inet_pton(family, address))
-    except (OSError, ValueError):
+        return socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, ValueError, TypeError):
         raise NoAddress(f"{address!r} is no address") from None

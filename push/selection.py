@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from push.decoder import FlowLog
 from push.encoder import render
@@ -103,6 +103,15 @@ def nearest(name: str, names: Iterable[str]) -> str:
 # --- what a run sends ----------------------------------------------------------------------------
 
 
+class Frame(NamedTuple):
+    """What stands around an entry's own text in each line of an object, and the names of fields
+    that no entry may have then."""
+
+    head: bytes
+    tail: bytes
+    names: frozenset[str]
+
+
 class Where(Protocol):
     """Which flows are sent."""
 
@@ -150,8 +159,7 @@ class Selection:
         Rendering raises Unreadable.
         """
         chosen = self.fields
-        if OBJECT not in chosen.extra:
-            added = {name: value for name, value in added.items() if name != OBJECT}
+        added = self._chosen_of(added)
         if not chosen.kept:
             parts = _all_but(chosen.dropped, fields, added)
         else:
@@ -159,6 +167,23 @@ class Selection:
         if ROW in chosen.extra:
             return lambda entry, row: parts({**entry, ROW: row}, row)
         return parts
+
+    def _chosen_of(self, added: Mapping[str, Any]) -> Mapping[str, Any]:
+        if OBJECT in self.fields.extra:
+            return added
+        return {name: value for name, value in added.items() if name != OBJECT}
+
+    def frame(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Frame | None:
+        """What is the same in all lines of an object, whose entries stand in them as they are.
+
+        None where lines are not made like that.
+        """
+        chosen, added = self.fields, self._chosen_of(added)
+        if chosen.kept or ROW in chosen.extra or not fields.keys().isdisjoint(added):
+            return None
+        names = chosen.dropped.union(fields, added)
+        fields, added = _without(chosen.dropped, fields), _without(chosen.dropped, added)
+        return Frame(_head(fields), _tail(added), names)
 
     def warn_of_fields_not_met(self) -> None:
         """Warn of the fields named in FLOWLOG_FIELDS that no flow of the run had, if it had any."""
@@ -181,21 +206,24 @@ def _all_but(
 
     What all lines share is rendered once, unless an entry has a field of the same name.
     """
-    fields = {name: fields[name] for name in fields if name not in dropped}
-    added = {name: added[name] for name in added if name not in dropped}
+    fields, added = _without(dropped, fields), _without(dropped, added)
     always = fields.keys() | added.keys()
     head, tail = _head(fields), _tail(added)
     apart = fields.keys().isdisjoint(added)
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
         if dropped and not dropped.isdisjoint(entry):
-            entry = {name: entry[name] for name in entry if name not in dropped}
+            entry = _without(dropped, entry)
         if apart and entry and always.isdisjoint(entry):
             return head, render(entry)[1:-1], tail, entry
         own = {name: entry[name] for name in entry if name not in added}
         return b"", render({**fields, **entry, **added}), b"", own
 
     return parts
+
+
+def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in fields if name not in dropped}
 
 
 def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:

@@ -14,6 +14,7 @@ _SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
 _SECRET_LISTS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
 _URLS = re.compile("[A-Za-z_]+_(?:PROXY|ENDPOINT)", re.IGNORECASE).fullmatch
 _CREDENTIALS = re.compile("(?:^|://)([^/?#]+)@").search
+_IN_A_URL = re.compile("://([^/?#]+)@").search
 
 # IAM's tokens are JSON Web Tokens (RFC 7519), whose header always begins like this.
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*|(?<=\bBearer )[!-~]+")
@@ -28,7 +29,7 @@ def secrets_of(environ: Mapping[str, str]) -> list[str]:
             # As it stands, decoded, and without `Basic` or `Bearer` before it.
             found += [value, unquote(value), unquote(value).rpartition(" ")[2]]
     for name, text in environ.items():
-        if _URLS(name) and (credentials := _CREDENTIALS(text)):
+        if credentials := (_CREDENTIALS if _URLS(name) else _IN_A_URL)(text):
             password = credentials[1].partition(":")[2]
             found += [f"{credentials[1]}@", password, unquote(password)]
     return [secret for secret in found if len(secret) >= SECRET_LENGTH]

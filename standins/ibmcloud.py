@@ -9,6 +9,7 @@ say which call is to fail: `{"fail": {"call": 3, "text": "...", "done": false}}`
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -265,27 +266,34 @@ def parse(argv: list[str]) -> tuple[Run, Flags, list[str]]:
     return run, flags, words
 
 
-def main() -> int:
-    """One call."""
-    file, argv = Path(os.environ["CLOUD"]), sys.argv[1:]
-    state: State = json.loads(file.read_text())
+def call(state: State, argv: list[str]) -> str:
+    """What one call prints. Raises Failed."""
     fail = state.get("fail", {})
     fails = fail and len(state["calls"]) == fail["call"]
     state["calls"].append(argv)
-    try:
-        if fails and not fail.get("done"):
-            raise Failed(fail["text"])
-        run, flags, words = parse(argv)
-        said = run(state, flags, words)
-        if fails:
-            raise Failed(fail["text"])
-        print(said if isinstance(said, str) else json.dumps(said, indent=2))
-        return 0
-    except Failed as failed:
-        print(f"FAILED\n{failed}", file=sys.stderr)
-        return 1
-    finally:
-        file.write_text(json.dumps(state))
+    if fails and not fail.get("done"):
+        raise Failed(fail["text"])
+    run, flags, words = parse(argv)
+    said = run(state, flags, words)
+    if fails:
+        raise Failed(fail["text"])
+    return said if isinstance(said, str) else json.dumps(said, indent=2)
+
+
+def main() -> int:
+    """One call; others wait, since a log is followed while other things are asked."""
+    with Path(os.environ["CLOUD"]).open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        state: State = json.load(file)
+        try:
+            said, code = call(state, sys.argv[1:]), 0
+        except Failed as failed:
+            said, code = f"FAILED\n{failed}", 1
+        file.seek(0)
+        json.dump(state, file)
+        file.truncate()
+    print(said, file=sys.stderr if code else sys.stdout)
+    return code
 
 
 if __name__ == "__main__":

@@ -59,10 +59,11 @@ class KeySpace:
             if end < 0:
                 refs.append(ref)
                 last = ref.key
+                at += 1
             else:
                 folders.append(ref.key[: end + 1])
                 last = folders[-1] + "\U0010ffff"
-            at = self._behind(last)
+                at = self._behind(last)
         self.told += len(refs) + len(folders)
         is_more = at < len(self.refs) and self.refs[at].key.startswith(request.prefix)
         return Page(refs, last if is_more else None, folders)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from bucket.marks import Marks
-from bucket.state_text import Following, Parked
+from bucket.state_follow import Following, Parked
 from standins.faults import Answer
 from standins.flowlogs import flow_log_object
 from standins.store import Store

@@ -30,7 +30,7 @@ PROGRAM = [
     *(path for folder in FOLDERS for path in (PROJECT / folder).rglob("*.py")),
 ]
 VARIABLE = re.compile(r"[A-Z]+(?:_[A-Z0-9]+)+|APIKEY|LOG")
-READ_BY_LIBRARIES = {"HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"}
+READ_BY_LIBRARIES: set[str] = set()
 
 
 # --- links ---------------------------------------------------------------------------------------

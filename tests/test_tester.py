@@ -174,12 +174,16 @@ def test_the_example_needs_nothing_but_keys(destination: str) -> None:
     """Uncommenting what belongs to a destination is all there is to do; every name is known."""
     ini = configparser.ConfigParser(interpolation=None)
     text = (PROJECT / "test.ini.example").read_text()
-    ini.read_string(text.replace("\n# LOG_DESTINATION", "\nLOG_DESTINATION"))
+    ini.read_string(text)
     environ = {name.upper(): value for name, value in ini["env"].items()}
     environ["LOG_DESTINATION"] = destination
     if destination == "cloud-logs":
         ini.read_string(text.replace("\n# CLOUD_LOGS_", "\nCLOUD_LOGS_"))
         environ |= {name.upper(): value for name, value in ini["env"].items()}
         environ = {name: value for name, value in environ.items() if "LOGDNA" not in name}
+        environ["LOG_DESTINATION"] = destination
+    if destination == "otlp":
+        ini.read_string(text.replace("\n# OTEL_", "\nOTEL_"))
+        environ |= {name.upper(): value for name, value in ini["env"].items()}
         environ["LOG_DESTINATION"] = destination
     assert read_settings(environ)

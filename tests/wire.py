@@ -5,10 +5,10 @@ So thousands of runs take seconds, and an answer can hold what no well-behaved s
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,7 +23,6 @@ import urllib3.util.connection
 import flowlog
 import logdna_synchronous
 import push.reader
-from bucket import store
 from connections import iam
 from tests.harness import PREFIX, SECRETS, Result
 
@@ -74,11 +73,12 @@ def part(port: int, request: bytes) -> str:
 
 
 class _Socket:
-    """What urllib3 and http.client need of a socket."""
+    """What urllib3, http.client and the lean GET need of a socket."""
 
     def __init__(self, port: int, answers: Answers, silent: int) -> None:
         self._port, self._answers, self._silent = port, answers, silent
         self._sent = b""
+        self._received = io.BytesIO()
 
     def sendall(self, data: bytes) -> None:
         self._sent += bytes(data)
@@ -86,6 +86,11 @@ class _Socket:
     def makefile(self, *_: Any, **__: Any) -> io.BytesIO:
         sent, self._sent = self._sent, b""
         return io.BytesIO(self._answers(self._port, sent))
+
+    def recv(self, size: int) -> bytes:
+        if self._sent:
+            self._received = self.makefile()
+        return self._received.read(size)
 
     def fileno(self) -> int:
         """Of something that never has anything to read: the connection looks alive."""
@@ -136,7 +141,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
 
     Tokens are those of the run before, unless it is told to ask for new ones.
     """
-    sleep, client = time.sleep, store.create_client
+    sleep = time.sleep
     silent, other = os.pipe()
     answers: Answers = lambda port, request: GOOD[part(port, request)]  # noqa: E731
 
@@ -166,10 +171,10 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
         return Result(code, log.getvalue(), "")
 
     monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(time, "sleep", awake)
     for module in (push.reader, logdna_synchronous):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _Inline)
-    monkeypatch.setattr(store, "create_client", functools.lru_cache(client))
     try:
         yield run
     finally:

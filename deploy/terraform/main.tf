@@ -1,4 +1,4 @@
-# The same deployment as ../code-engine.sh makes, for those who keep their VPC in Terraform.
+# The same deployment as ../code_engine.py makes, for those who keep their VPC in Terraform.
 
 locals {
   cos_guid   = split(":", var.cos_crn)[7]
@@ -7,8 +7,14 @@ locals {
 
   project_id = var.project_id == null ? ibm_code_engine_project.this[0].project_id : var.project_id
 
-  # Listing needs more than Object Reader, and STATE needs Writer.
-  cos_role = var.mode == "simple" ? "Content Reader" : "Writer"
+  follows      = var.mode == "follow"
+  state_bucket = var.mode == "simple" ? null : coalesce(var.state_bucket, var.bucket)
+
+  # The least that the job needs, by bucket.
+  bucket_roles = merge(
+    { (var.bucket) = ["Content Reader"] },
+    local.state_bucket == null ? {} : { (local.state_bucket) = ["Content Reader", "Object Writer"] },
+  )
 
   destination_settings = local.cloud_logs ? {
     CLOUD_LOGS_ENDPOINT = var.cloud_logs_endpoint
@@ -16,14 +22,13 @@ locals {
     LOGDNA_ENDPOINT = var.logdna_endpoint
   }
 
-  secrets = local.cloud_logs ? {
-    APIKEY = ibm_iam_service_api_key.this.apikey
-    } : {
-    APIKEY               = ibm_iam_service_api_key.this.apikey
+  secrets = local.cloud_logs ? {} : {
     LOGDNA_INGESTION_KEY = var.logdna_ingestion_key
   }
 
-  settings = merge(var.settings, local.destination_settings, {
+  own_state = var.state_bucket == null ? {} : { FLOWLOG_STATE_BUCKET = var.state_bucket }
+
+  settings = merge(var.settings, local.destination_settings, local.own_state, {
     COS_BUCKET = var.bucket
     # The direct endpoint is reached from inside IBM Cloud only, and is the near one there.
     COS_ENDPOINT    = "s3.direct.${var.region}.cloud-object-storage.appdomain.cloud"
@@ -31,6 +36,8 @@ locals {
     LOG_DESTINATION = var.destination
     FLOWLOG_MODE    = var.mode
     FLOWLOG_PREFIX  = var.prefix
+
+    IAM_PROFILE_NAME = ibm_iam_trusted_profile.this.name
   })
 }
 
@@ -40,38 +47,47 @@ resource "ibm_code_engine_project" "this" {
   resource_group_id = var.resource_group_id
 }
 
-# --- rights --------------------------------------------------------------------------------------
-
-# The project may hear of new objects.
-resource "ibm_iam_authorization_policy" "notifications" {
-  source_service_name         = "codeengine"
-  source_resource_instance_id = local.project_id
-  target_service_name         = "cloud-object-storage"
-  target_resource_instance_id = local.cos_guid
-  roles                       = ["Notifications Manager"]
+data "ibm_code_engine_project" "this" {
+  project_id = local.project_id
 }
 
-resource "ibm_iam_service_id" "this" {
+# --- rights --------------------------------------------------------------------------------------
+
+# What the job is to IAM: Code Engine gives it a token, so there is no key.
+resource "ibm_iam_trusted_profile" "this" {
   name        = "${var.name}-${var.region}"
   description = "Reads flow logs for Code Engine job ${var.name}."
 }
 
-resource "ibm_iam_service_policy" "bucket" {
-  iam_id = ibm_iam_service_id.this.iam_id
-  roles  = [local.cos_role]
+resource "ibm_iam_trusted_profile_link" "job" {
+  profile_id = ibm_iam_trusted_profile.this.id
+  cr_type    = "CE"
+  name       = var.name
+
+  link {
+    crn            = data.ibm_code_engine_project.this.crn
+    component_type = "job"
+    component_name = ibm_code_engine_job.this.name
+  }
+}
+
+resource "ibm_iam_trusted_profile_policy" "bucket" {
+  for_each   = local.bucket_roles
+  profile_id = ibm_iam_trusted_profile.this.id
+  roles      = each.value
 
   resources {
     service              = "cloud-object-storage"
     resource_instance_id = local.cos_guid
     resource_type        = "bucket"
-    resource             = var.bucket
+    resource             = each.key
   }
 }
 
-resource "ibm_iam_service_policy" "logs" {
-  count  = local.cloud_logs ? 1 : 0
-  iam_id = ibm_iam_service_id.this.iam_id
-  roles  = ["Sender"]
+resource "ibm_iam_trusted_profile_policy" "logs" {
+  count      = local.cloud_logs ? 1 : 0
+  profile_id = ibm_iam_trusted_profile.this.id
+  roles      = ["Sender"]
 
   resources {
     service              = "logs"
@@ -79,15 +95,20 @@ resource "ibm_iam_service_policy" "logs" {
   }
 }
 
-resource "ibm_iam_service_api_key" "this" {
-  name           = "${var.name}-key"
-  description    = "Used by Code Engine job ${var.name}."
-  iam_service_id = ibm_iam_service_id.this.iam_id
+# The project may hear of new objects.
+resource "ibm_iam_authorization_policy" "notifications" {
+  count                       = local.follows ? 0 : 1
+  source_service_name         = "codeengine"
+  source_resource_instance_id = local.project_id
+  target_service_name         = "cloud-object-storage"
+  target_resource_instance_id = local.cos_guid
+  roles                       = ["Notifications Manager"]
 }
 
 # --- the job -------------------------------------------------------------------------------------
 
 resource "ibm_code_engine_secret" "this" {
+  count      = local.cloud_logs ? 0 : 1
   project_id = local.project_id
   name       = "${var.name}-secret"
   format     = "generic"
@@ -95,7 +116,7 @@ resource "ibm_code_engine_secret" "this" {
 
   lifecycle {
     precondition {
-      condition     = local.cloud_logs || try(length(var.logdna_ingestion_key) > 0, false)
+      condition     = try(length(var.logdna_ingestion_key) > 0, false)
       error_message = "Set logdna_ingestion_key: destination logdna needs it."
     }
   }
@@ -124,9 +145,14 @@ resource "ibm_code_engine_job" "this" {
   scale_retry_limit        = var.retry_limit
   scale_max_execution_time = var.max_execution_time
 
-  run_env_variables {
-    type      = "secret_full_reference"
-    reference = ibm_code_engine_secret.this.name
+  run_compute_resource_token_enabled = true
+
+  dynamic "run_env_variables" {
+    for_each = ibm_code_engine_secret.this[*].name
+    content {
+      type      = "secret_full_reference"
+      reference = run_env_variables.value
+    }
   }
 
   run_env_variables {
@@ -135,26 +161,29 @@ resource "ibm_code_engine_job" "this" {
   }
 }
 
-# --- the subscription ----------------------------------------------------------------------------
+# --- what starts the job -------------------------------------------------------------------------
 
-# The provider has no resource for subscriptions that we know of, so the CLI has to make it.
+# The provider has no resource for a timer or a subscription, so the CLI has to make it.
 locals {
-  subscribe = join(" ", [
-    "ibmcloud ce subscription cos create --name ${var.name}",
-    "--destination-type job --destination ${ibm_code_engine_job.this.name}",
-    "--bucket '${var.bucket}' --event-type write --prefix '${var.prefix}'",
+  kind = local.follows ? "cron" : "cos"
+  when = local.follows ? "--schedule '${var.schedule}'" : join(" ", [
+    "--bucket '${var.bucket}' --event-type write --prefix '${var.prefix}' --wait-timeout 300",
   ])
-  enter = "ibmcloud target -r ${var.region} && ibmcloud ce project select --id ${local.project_id}"
+  subscribe = join(" ", [
+    "ibmcloud ce subscription ${local.kind} create --name ${var.name}",
+    "--destination-type job --destination ${ibm_code_engine_job.this.name} ${local.when}",
+  ])
+  enter = "ibmcloud target -r ${var.region} -g '${var.resource_group}' && ibmcloud ce project select --id ${local.project_id}"
 }
 
 resource "terraform_data" "subscription" {
   count = var.create_subscription ? 1 : 0
 
-  # Anything of it that changes makes it anew. Objects written in between raise no run.
+  # Anything of it that changes makes it anew.
   triggers_replace = [local.enter, local.subscribe]
   input = {
     enter  = local.enter
-    remove = "ibmcloud ce subscription cos delete --name ${var.name} --force"
+    remove = "ibmcloud ce subscription ${local.kind} delete --name ${var.name} --force"
   }
 
   provisioner "local-exec" {
@@ -166,5 +195,9 @@ resource "terraform_data" "subscription" {
     command = "${self.input.enter} && ${self.input.remove}"
   }
 
-  depends_on = [ibm_iam_authorization_policy.notifications]
+  depends_on = [
+    ibm_iam_authorization_policy.notifications,
+    ibm_iam_trusted_profile_link.job,
+    ibm_iam_trusted_profile_policy.bucket,
+  ]
 }

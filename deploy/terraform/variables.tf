@@ -1,7 +1,7 @@
 # --- where the job runs --------------------------------------------------------------------------
 
 variable "name" {
-  description = "Name of the job; secret, configmap, subscription and service ID are called after it."
+  description = "Name of the job; secret, configmap, timer and trusted profile are called after it."
   type        = string
   default     = "flowlog"
 
@@ -21,6 +21,12 @@ variable "resource_group_id" {
   description = "ID of the resource group of a new project; null means the provider's default group."
   type        = string
   default     = null
+}
+
+variable "resource_group" {
+  description = "Name of the resource group that the ibmcloud CLI targets."
+  type        = string
+  default     = "Default"
 }
 
 variable "image" {
@@ -57,9 +63,9 @@ variable "memory" {
 }
 
 variable "retry_limit" {
-  description = "How often Code Engine repeats a run that failed."
+  description = "How often Code Engine repeats a run that failed; 0 is not sent by the provider on create."
   type        = number
-  default     = 3
+  default     = 1
 
   validation {
     condition     = var.retry_limit >= 0 && var.retry_limit <= 5
@@ -151,14 +157,26 @@ variable "cloud_logs_endpoint" {
 # --- what is pushed ------------------------------------------------------------------------------
 
 variable "mode" {
-  description = "simple, remember or catch-up; the last two write a STATE object into the bucket."
+  description = "follow (a timer), or simple, remember or catch-up (the bucket's events)."
   type        = string
-  default     = "simple"
+  default     = "follow"
 
   validation {
-    condition     = contains(["simple", "remember", "catch-up"], var.mode)
-    error_message = "The mode must be simple, remember or catch-up."
+    condition     = contains(["follow", "simple", "remember", "catch-up"], var.mode)
+    error_message = "The mode must be follow, simple, remember or catch-up."
   }
+}
+
+variable "schedule" {
+  description = "When the timer of mode follow starts the job, in UTC."
+  type        = string
+  default     = "*/5 * * * *"
+}
+
+variable "state_bucket" {
+  description = "Bucket of the STATE object, in the same COS instance; null means the flow logs' bucket."
+  type        = string
+  default     = null
 }
 
 variable "settings" {
@@ -170,7 +188,8 @@ variable "settings" {
     condition = alltrue([
       for name in keys(var.settings) : contains([
         "CLOUD_LOGS_APPLICATION", "CLOUD_LOGS_SUBSYSTEM", "FLOWLOG_CONCURRENCY", "FLOWLOG_FIELDS",
-        "FLOWLOG_RETRY_SECONDS", "FLOWLOG_WHERE", "IAM_ENDPOINT", "KEY_FIRST_LOGGED", "LOG",
+        "FLOWLOG_RETRY_SECONDS", "FLOWLOG_SINCE", "FLOWLOG_WHERE", "IAM_ENDPOINT",
+        "KEY_FIRST_LOGGED", "LOG",
       ], name)
     ])
     error_message = "This holds a name that is no setting of the job, or that has a variable of its own."
@@ -178,7 +197,7 @@ variable "settings" {
 }
 
 variable "create_subscription" {
-  description = "Make the subscription by calling the ibmcloud CLI, which must be logged in; otherwise run output subscription_command once."
+  description = "Make the timer or subscription by calling the ibmcloud CLI, which must be logged in; otherwise run output subscription_command once."
   type        = bool
   default     = false
 }

@@ -4,7 +4,7 @@ terraform {
   required_providers {
     ibm = {
       source  = "IBM-Cloud/ibm"
-      version = ">= 1.70.0, < 3.0.0"
+      version = ">= 1.88.0, < 3.0.0"
     }
   }
 }

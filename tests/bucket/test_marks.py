@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bucket.flowkeys import hour_key
+from bucket.interfaces import Hours
 from bucket.listing import ObjectRef
 from bucket.marks import Marks, beginning_at
 
@@ -38,9 +39,9 @@ def test_late_objects_are_due_once_an_hour() -> None:
 
 def test_reading_begins_two_hours_before_the_mark_or_two_days_before_the_late_one() -> None:
     marks = Marks((NOW, "a"), (NOW - HOUR, ""))
-    assert marks.begin(with_late=False) == NOW - 2 * HOUR
-    assert marks.begin(with_late=True) == NOW - 49 * HOUR
-    assert Marks().begin(with_late=False) is None
+    assert marks.hours(with_late=False) == Hours(NOW - 2 * HOUR, NOW)
+    assert marks.hours(with_late=True) == Hours(NOW - 49 * HOUR, NOW)
+    assert Marks().hours(with_late=False) is None
 
 
 def test_a_beginning_is_the_same_for_both_kinds() -> None:

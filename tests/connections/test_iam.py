@@ -47,7 +47,7 @@ def test_a_profile_reads_the_bucket_writes_state_and_sends(
 def test_hmac_for_the_bucket_and_a_profile_for_the_log_service(place: Place) -> None:
     place.store._iam = None  # any credentials will do for the bucket
     expected = place.put(*flow_log_objects(1, 3))
-    hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "b"}
+    hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "an-hmac-secret"}
     result = place.run(IAM_PROFILE_NAME=PROFILE, **hmac)
     assert result.code == 0, result.log
     assert place.received() == expected

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.plan import DEFAULTS, SECRETS, Deployment, Failed, read_deployment
 from desk.ini import read_ini
-from run import settings
+from run import masking
 from run.settings import Unusable
 from tests.harness import PROJECT
 
@@ -206,6 +206,17 @@ def test_credentials(credentials: str, secrets: list[str], profile: bool, polici
         assert f"iam trusted-profile-delete {PROFILE} -f" in again
 
 
+def test_the_headers_for_an_opentelemetry_backend_are_a_secret() -> None:
+    otlp = {
+        "LOG_DESTINATION": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp.example.com",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=canary-header",
+    }
+    d = deployment(otlp)
+    assert d.secrets == {"OTEL_EXPORTER_OTLP_HEADERS": "x-key=canary-header"}
+    assert d.settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "https://otlp.example.com"
+
+
 def test_a_profile_of_ones_own_is_used_and_not_touched() -> None:
     d = deployment({"IAM_PROFILE_NAME": "ours"})
     assert not any(command.startswith("iam ") for command in up(d))
@@ -338,7 +349,7 @@ def test_the_example_says_what_is_missing_and_knows_every_option() -> None:
 
 
 def test_every_secret_of_the_job_goes_to_the_secret() -> None:
-    assert set(settings._SECRETS) <= SECRETS
+    assert set(masking._SECRETS) <= SECRETS
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "deploy" / "examples").glob("*.ini")))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bucket.state_text import CatchUp, Following, Parked, Status
+from bucket.state_follow import Following, Parked
+from bucket.state_text import CatchUp, Status
 from desk.status import parse_span
 from standins.faults import Answer
 from standins.flowlogs import FlowLogObject, flow_log_objects

@@ -71,7 +71,7 @@ def test_hmac_for_the_bucket_still_needs_the_api_key_for_the_token() -> None:
         faults({**hmac, **cloud})
         == "APIKEY is not set, nor is a trusted profile (IAM_PROFILE_NAME)"
     )
-    read_settings({**hmac, **cloud, "APIKEY": "k"})
+    read_settings({**hmac, **cloud, "APIKEY": "an-api-key"})
 
 
 # --- elements ------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_token_with_a_short_life_is_renewed_in_time(place: Place) -> None:
 
 
 def test_a_wrong_api_key_is_named(place: Place) -> None:
-    hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "b"}
+    hmac = {"COS_HMAC_ACCESS_KEY_ID": "a", "COS_HMAC_SECRET_ACCESS_KEY": "an-hmac-secret"}
     place.put(*flow_log_objects(1, 1))
     place.store._iam = None  # any credentials will do for the bucket
     result = place.run(APIKEY="a-wrong-key", **hmac)

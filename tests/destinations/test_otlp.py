@@ -537,6 +537,7 @@ def test_a_receiver_that_others_wrote(place: Place) -> None:
     oteltap = pytest.importorskip("oteltap")
     items = list(flow_log_objects(20, 30))
     expected = place.put(*items)
+    plain = {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"}  # it takes nothing else
 
     async def received() -> list[LogRecord]:
         with closing(socket()) as free:
@@ -546,7 +547,9 @@ def test_a_receiver_that_others_wrote(place: Place) -> None:
         async with oteltap.OtelTapHttpProtobufReceiver(settings) as receiver:
             stream = receiver.stream_logs()
             url = f"http://127.0.0.1:{port}"
-            run = asyncio.create_task(asyncio.to_thread(place.run, OTEL_EXPORTER_OTLP_ENDPOINT=url))
+            run = asyncio.create_task(
+                asyncio.to_thread(place.run, OTEL_EXPORTER_OTLP_ENDPOINT=url, **plain)
+            )
             records = [await anext(stream) for _ in range(expected.total())]
             result = await run
             assert result.code == 0, result.log

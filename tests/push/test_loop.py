@@ -10,6 +10,7 @@ import pytest
 import lib
 from bucket.listing import ObjectRef
 from bucket.store import Body
+from connections.retry import RetryPolicy
 from connections.stop import Stop
 from destinations.base import Added, DeliveryError, Line, Receipt, Source
 from push import loop
@@ -19,6 +20,7 @@ from push.loop import Progress
 
 class Bucket:
     concurrency = 4
+    policy = RetryPolicy()
 
     def read(self, key: str) -> Body:
         return Body(b'{"flow_logs":[{}]}', 1)
@@ -46,6 +48,7 @@ class Waiting:
         pass
 
     send_old = send
+    takes_blocks = False
 
     def flush(self) -> Iterator[Receipt]:
         yield Receipt(Counter(self.open))

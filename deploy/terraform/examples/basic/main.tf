@@ -7,7 +7,7 @@ terraform {
   required_providers {
     ibm = {
       source  = "IBM-Cloud/ibm"
-      version = ">= 1.70.0, < 3.0.0"
+      version = ">= 1.88.0, < 3.0.0"
     }
   }
 }
@@ -25,7 +25,7 @@ provider "ibm" {
 module "flowlog" {
   source = "../.."
 
-  image                = "ghcr.io/OWNER/flowlog:1.0.0"
+  image                = "ghcr.io/example/flowlog:1.0.0"
   region               = "us-south"
   bucket               = "my-flow-logs"
   cos_crn              = "crn:v1:bluemix:public:cloud-object-storage:global:a/ACCOUNT:00000000-0000-0000-0000-000000000000::"

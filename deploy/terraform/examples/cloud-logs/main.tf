@@ -6,7 +6,7 @@ terraform {
   required_providers {
     ibm = {
       source  = "IBM-Cloud/ibm"
-      version = ">= 1.70.0, < 3.0.0"
+      version = ">= 1.88.0, < 3.0.0"
     }
   }
 }
@@ -18,14 +18,14 @@ provider "ibm" {
 module "flowlog" {
   source = "../.."
 
-  image               = "ghcr.io/OWNER/flowlog:1.0.0"
+  image               = "ghcr.io/example/flowlog:1.0.0"
   project_id          = "00000000-0000-0000-0000-000000000000"
   region              = "eu-de"
   bucket              = "my-flow-logs"
   cos_crn             = "crn:v1:bluemix:public:cloud-object-storage:global:a/ACCOUNT:00000000-0000-0000-0000-000000000000::"
   destination         = "cloud-logs"
   cloud_logs_endpoint = "https://00000000-0000-0000-0000-000000000000.ingress.eu-de.logs.cloud.ibm.com"
-  mode                = "catch-up"
+  mode                = "follow"
   settings            = { CLOUD_LOGS_SUBSYSTEM = "vpc" }
 
   # Calls the ibmcloud CLI, which must be logged in where Terraform runs.
@@ -33,6 +33,6 @@ module "flowlog" {
 }
 
 output "backfill_command" {
-  description = "Starts the catch-up."
+  description = "Pushes the backlog in a large run."
   value       = module.flowlog.backfill_command
 }

@@ -1,0 +1,274 @@
+"""GETs on kept connections, with a tenth of the CPU that urllib3's pool takes, and strict.
+
+What an answer may be is RFC 9112: a status line, headers, and a body that is framed by its length,
+by chunks, or by the end of the connection. Everything else is refused. Only direct connections:
+through a proxy urllib3 does it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from connections.values import content_length
+
+HEAD_LIMIT_BYTES = 64 * 1024
+"""Of a status line with its headers, and of all that comes between two chunks."""
+
+_RECEIVE_BYTES = 64 * 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?").fullmatch
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*").fullmatch
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?").fullmatch
+
+
+class NotConnected(Exception):
+    """No connection could be made; the text is the kind of error."""
+
+
+class NoWholeAnswer(Exception):
+    """What came is no HTTP answer, or not all of one, or came too slowly; the text says which."""
+
+
+class _Stale(Exception):
+    """The server had closed a kept connection: no byte of an answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; the names of its headers in lower case.
+
+    `size` is the Content-Length, or the length of `content`. `content` is empty where `size` is
+    over the limit, and one byte longer than the limit where only reading told so.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    size: int
+    content: bytes = field(repr=False)
+
+
+class Getter:
+    """GETs from one server; safe to use from several threads."""
+
+    def __init__(
+        self, url: str, connect_seconds: float, read_seconds: float, tls: ssl.SSLContext | None
+    ) -> None:
+        """`url` is `http://` or `https://`, its path is ignored; `tls` is for the latter."""
+        parts = urlsplit(url)
+        self._tls = tls if parts.scheme == "https" else None
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
+        self._connect_seconds = connect_seconds
+        self._read_seconds = read_seconds
+        self._idle: deque[_Connection] = deque()
+        self._head = f"\r\nHost: {parts.netloc}\r\nAccept-Encoding: identity\r\n"
+
+    def get(self, target: str, headers: Mapping[str, str], limit: int, seconds: float) -> Response:
+        """GET `target`, a path with its query, within `seconds`.
+
+        The content of more than `limit` bytes is left out. Raises NotConnected, NoWholeAnswer.
+        """
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = f"GET {target} HTTP/1.1{self._head}{lines}\r\n".encode("latin-1")
+        deadline = time.monotonic() + seconds
+        with suppress(IndexError, _Stale):
+            return self._exchange(self._idle.pop(), request, limit, deadline)
+        return self._exchange(self._connect(), request, limit, deadline)
+
+    def _exchange(
+        self, connection: _Connection, request: bytes, limit: int, deadline: float
+    ) -> Response:
+        try:
+            response = connection.exchange(request, limit, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        if connection.reusable:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return response
+
+    def _connect(self) -> _Connection:
+        try:
+            opened = socket.create_connection((self._host, self._port), self._connect_seconds)
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls:
+                opened = self._tls.wrap_socket(opened, server_hostname=self._host)
+        except (OSError, ValueError) as error:
+            raise NotConnected(type(error).__name__) from error
+        return _Connection(opened, self._read_seconds)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Connection:
+    """One connection; what was received and not used yet is in its buffer."""
+
+    def __init__(self, opened: socket.socket, read_seconds: float) -> None:
+        self.reusable = False
+        self._socket = opened
+        self._read_seconds = read_seconds
+        self._used = False
+        # Bytes are taken from its front, which a bytearray does without moving the rest.
+        self._buffer = bytearray()
+        self._deadline = 0.0
+
+    def exchange(self, request: bytes, limit: int, deadline: float) -> Response:
+        """Send the request and read its answer."""
+        self._deadline = deadline
+        kept, self._used, self.reusable = self._used, True, False
+        try:
+            self._set_timeout()
+            self._socket.sendall(request)
+            if not self._receive() and kept:
+                raise _Stale
+        except TimeoutError:
+            _refuse("it came too slowly")
+        except OSError as error:
+            if kept:
+                raise _Stale from None
+            _refuse(type(error).__name__)
+        version, status, headers = self._read_head()
+        while status < 200:
+            version, status, headers = self._read_head()
+        size, content, whole = self._read_body(status, headers, limit)
+        closes = "close" in headers.get("connection", "").lower()
+        self.reusable = whole and version == b"1" and not closes and not self._buffer
+        return Response(status, headers, size, content)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(OSError):
+            self._socket.close()
+
+    # --- the head --------------------------------------------------------------------------------
+
+    def _read_head(self) -> tuple[bytes, int, dict[str, str]]:
+        """The HTTP version's last digit, the status and the headers of the next answer."""
+        first, *lines = self._until(b"\r\n\r\n").split(b"\r\n")
+        found = _STATUS_LINE(first)
+        if not found:
+            _refuse("this is not an HTTP answer")
+        headers: dict[str, str] = {}
+        for line in lines:
+            header = _HEADER(line)
+            if not header:
+                _refuse("a header is broken")
+            name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        return found[1], int(found[2]), headers
+
+    # --- the body --------------------------------------------------------------------------------
+
+    def _read_body(
+        self, status: int, headers: Mapping[str, str], limit: int
+    ) -> tuple[int, bytes, bool]:
+        """The size, the content, and whether the whole body was read."""
+        if status in (204, 304):
+            return 0, b"", True
+        coding = headers.get("transfer-encoding")
+        if coding is not None:
+            if coding.lower() != "chunked":
+                _refuse("its transfer encoding is unknown")
+            content, whole = self._read_chunks(limit)
+            return len(content), content, whole
+        if "content-length" not in headers:
+            content = self._read_to_end(limit)
+            return len(content), content, False
+        size = content_length(headers["content-length"])
+        if size is None:
+            _refuse("its length is unusable")
+        if size > limit:
+            return size, b"", False
+        return size, self._exactly(size), True
+
+    def _read_chunks(self, limit: int) -> tuple[bytes, bool]:
+        parts: list[bytes] = []
+        length = 0
+        while True:
+            found = _CHUNK_SIZE(self._until(b"\r\n"))
+            if not found:
+                _refuse("a chunk has no size")
+            size = int(found[1], 16)
+            if not size:
+                break
+            room = limit + 1 - length
+            if size > room:
+                return b"".join([*parts, self._exactly(room)]), False
+            parts.append(self._exactly(size))
+            length += size
+            if self._exactly(2) != b"\r\n":
+                _refuse("a chunk does not end where it should")
+        while self._until(b"\r\n"):  # trailers
+            pass
+        return b"".join(parts), True
+
+    def _read_to_end(self, limit: int) -> bytes:
+        while len(self._buffer) <= limit and self._more():
+            pass
+        return self._take(min(len(self._buffer), limit + 1))
+
+    # --- bytes -----------------------------------------------------------------------------------
+
+    def _until(self, end: bytes) -> bytes:
+        """All up to `end`, which is stepped over."""
+        while (at := self._buffer.find(end, 0, HEAD_LIMIT_BYTES)) < 0:
+            if len(self._buffer) > HEAD_LIMIT_BYTES:
+                _refuse("its head is too long")
+            self._need_more()
+        found = self._take(at)
+        self._take(len(end))
+        return found
+
+    def _exactly(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        while len(self._buffer) < size:
+            self._need_more()
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        found = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return found
+
+    def _need_more(self) -> None:
+        if not self._more():
+            _refuse("it ended too early")
+
+    def _more(self) -> bool:
+        """Whether more has come; False at the end of the connection."""
+        try:
+            return self._receive()
+        except TimeoutError:
+            _refuse("it came too slowly")
+        except OSError as error:
+            _refuse(type(error).__name__)
+
+    def _receive(self) -> bool:
+        self._set_timeout()
+        received = self._socket.recv(_RECEIVE_BYTES)
+        self._buffer += received
+        return bool(received)
+
+    def _set_timeout(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            _refuse("it came too slowly")
+        self._socket.settimeout(min(left, self._read_seconds))
+
+
+def _refuse(why: str) -> NoReturn:
+    raise NoWholeAnswer(why)

@@ -1,0 +1,106 @@
+"""Lines that are rendered all at once, against the same lines one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from connections.iam import tokens_for
+from destinations import intake
+from destinations.base import Destination
+from destinations.batch import Batch, Packer
+from destinations.cloud_logs import CloudLogs
+from destinations.intake import add_block, add_lines
+from lib import Lines, lines_of
+from logdna_synchronous import LogDNA
+from push.filter import Filter
+from push.selection import Fields, Selection, parse_fields
+from standins.flowlogs import flow_log_objects
+
+KEY = "ibm_vpc_flowlogs_v1/é"
+DESTINATIONS = [
+    LogDNA("http://x", "the-ingestion-key"),
+    CloudLogs("http://x", tokens_for("the-api-key", "http://x"), "application"),
+]
+TEXTS = st.text(st.sampled_from("aé:-0 "), max_size=3)
+ENTRIES = st.lists(
+    st.dictionaries(st.sampled_from(["a", "b", "action", "end_time", "key"]), TEXTS, max_size=4),
+    max_size=12,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clock() -> Iterator[None]:
+    """Stands still: flows without a time of their own bear the time of sending."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "_now", lambda: 1_700_000_000_000)
+        yield
+
+
+def batches(
+    destination: Destination, limit: int, add: Callable[[Packer, Callable[[Batch], bool]], object]
+) -> list[Batch]:
+    packer, full = Packer(destination, limit), list[Batch]()
+    add(packer, lambda batch: full.append(batch) or True)
+    rest = packer.take()
+    return [*full, *([rest] if rest else [])]
+
+
+def check(lines: Lines, destination: Destination, limit: int) -> bool:
+    """Both ways must give the same batches; whether the fast one was taken."""
+    block = lines.block()
+    filtered = lines.filtered
+    if block is None:
+        return False
+    source = lines.source
+    fast = batches(destination, limit, lambda p, full: add_block(p, 7, block, source, full))
+    slow = batches(destination, limit, lambda p, full: add_lines(p, 7, lines, source, full))
+    assert [bytes(batch.content) for batch in fast] == [bytes(batch.content) for batch in slow]
+    for one, other in zip(fast, slow, strict=True):
+        assert (one.ends, one.owners, one.firsts) == (other.ends, other.owners, other.firsts)
+    assert filtered == lines.filtered
+    return True
+
+
+@pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
+@given(entries=ENTRIES, limit=st.sampled_from([300, 1_000, 100_000]))
+def test_a_block_is_its_lines(
+    destination: Destination, entries: list[dict[str, Any]], limit: int
+) -> None:
+    document = {"vpc_crn": "crn:1", "flow_logs": entries, "capture_end_time": "x"}
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    for fields in ("", "-b", "-_app,capture_end_time".replace(",", ",-")):
+        selection = Selection(parse_fields(fields) if fields else Fields())
+        check(lines_of(selection, text, KEY), destination, limit)
+
+
+@pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
+@pytest.mark.parametrize("where", [None, "action=='rejected'", "target_port!=`443`"])
+def test_real_looking_objects_take_the_fast_way(
+    destination: Destination, where: str | None
+) -> None:
+    for item in flow_log_objects(3, 700):
+        selection = Selection(Fields(), Filter(where) if where else None)
+        assert check(lines_of(selection, item.body, item.key), destination, 200_000)
+
+
+def test_chosen_fields_and_row_numbers_are_rendered_line_by_line() -> None:
+    item = next(iter(flow_log_objects(1, 5)))
+    for fields in ("action,target_port", "_row"):
+        assert lines_of(Selection(parse_fields(fields)), item.body, item.key).block() is None
+
+
+def test_a_line_that_may_be_too_long_is_added_one_by_one() -> None:
+    text = b'{"flow_logs":[{"a":"%b"}]}' % (b"x" * 17_000)
+    lines = lines_of(Selection(), text, KEY)
+    block = lines.block()
+    assert block
+    packer = Packer(DESTINATIONS[0], 1_000_000)
+    assert add_block(packer, 1, block, lines.source, lambda _: True) is None
+    assert packer.take() is None
+    assert add_lines(packer, 1, lines, lines.source, lambda _: True).cut == 1
