@@ -32,12 +32,13 @@ from destinations.base import Line, Source
 from destinations.block import Block
 from logdna_synchronous import APP, Delivery
 from push.blocks import block_of
-from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
+from push.catch_up import CatchUpWorker, push_unless_the_workers, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.follow import Follower
-from push.ledger import Settled, Tally
+from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
+from push.named import push_all_named
 from push.reader import Reader
 from push.remember import memory_of, remember_pushed
 from push.selection import OBJECT, Selection
@@ -375,24 +376,12 @@ def follow(job: Job, event: Event | None) -> None:
 
 def push_named(mode: str) -> Mode:
     """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
-    return lambda job, event: push_keys([event.key] if event else [])(mode)(job, event)
+    return lambda job, event: push_all_named(job, [event.key] if event else [], mode)
 
 
 def push_keys(keys: Sequence[str]) -> Callable[[str], Mode]:
     """The same for any number of objects."""
-    delivered: list[str] = []
-
-    def push(mode: str, job: Job, _event: Event | None) -> None:
-        def note(settled: Sequence[Settled]) -> None:
-            delivered.extend(one.ref.key for one in settled if not one.error and not one.skipped)
-
-        try:
-            job.push([ObjectRef(0, key) for key in keys], note)
-        finally:
-            for key in delivered if mode == "catch-up" else ():
-                strike_out(job, key)
-
-    return lambda mode: partial(push, mode)
+    return lambda mode: lambda job, _: push_all_named(job, keys, mode)
 
 
 Mode = Callable[[Job, Event | None], None]
