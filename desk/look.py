@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import flowlog
 from bucket.errors import ObjectError
-from bucket.interfaces import Walk
+from bucket.interfaces import Hours, Walk
 from bucket.listing import ObjectRef
 from bucket.state import StateObject
 from bucket.store import Body
@@ -112,9 +112,11 @@ class Look:
         """List the keys of the columns, and those that may wait; how many pages that took."""
         settings, pages = self._settings, 0
         scope = Scope(settings.prefix, settings.state_key, settings.shard)
-        begin: int | None = coverage.columns.begin
-        if waiting.sent.is_waiting:
-            begin = min(begin or 0, waiting.sent.begin) if waiting.sent.begin else None
+        columns, hours = coverage.columns, None
+        if not waiting.sent.is_waiting:
+            hours = Hours(columns.begin, columns.end)
+        elif waiting.sent.begin:
+            hours = Hours(min(columns.begin, waiting.sent.begin), columns.end)
 
         def count(ref: ObjectRef) -> bool:
             if scope.holds(ref.key):
@@ -130,7 +132,7 @@ class Look:
             on_keys(coverage.listed)
 
         Survey(self._reader, count, LONG_WALK_PAGES).listed(
-            Walk(settings.prefix, begin), after_page
+            Walk(settings.prefix, hours), after_page
         )
         return pages
 

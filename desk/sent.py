@@ -97,11 +97,12 @@ def _followed(snapshot: Snapshot | None, state_key: str, period: Period) -> Sent
         return in_time and state.marks.wants(ref, with_late=True)
 
     parked = tuple(one.ref for one in state.parked)
+    # Late objects behind their mark are found where they are listed anyway.
+    hours = state.marks.hours(with_late=False)
     return Sent(
         says,
         state.mark[0] if state.mark else None,
-        # Late objects behind their mark are found where they are listed anyway.
-        state.marks.begin(with_late=False),
+        hours.begin if hours else None,
         is_waiting,
         parked,
         len(parked),
