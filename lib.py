@@ -128,8 +128,8 @@ class Lines:
     def block(self) -> Block | None:
         """All lines at once, where the object's text allows that."""
         block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
-        if block and block.wanted is not None:
-            self.filtered = block.wanted.count(False)
+        if block:
+            self.filtered = len(self.flow_log.entries) - len(block.like)
         return block
 
     def __iter__(self) -> Iterator[Line]:
