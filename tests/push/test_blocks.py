@@ -109,7 +109,7 @@ def test_what_differs_in_more_than_one_piece_is_rendered_line_by_line() -> None:
         b'{"flow_logs":[{"a":1},{}]}',
         b'{"flow_logs":[{"a":99999999999999999999}]}',
         b'{"flow_logs":[{"key":1}]}',
-        b'{"flow_logs":[{"end_time":[]}]}',
+        b'{"flow_logs":[{"end_time":[1]}]}',
         b'{"key":1,"flow_logs":[{"a":1}]}',
     ):
         assert lines_of(Selection(), text, KEY).block() is None, text
