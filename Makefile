@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
 READY_BENCH := $(VENV)/.ready-bench
 
-.PHONY: run test bench nightly lint types unit audit lock clean
+.PHONY: run test bench nightly screenshot lint types unit audit lock clean
 
 run: $(READY)
 	$(PY) -m standins.demo $(DESTINATION)
@@ -17,7 +17,7 @@ run: $(READY)
 test: lint types unit
 
 # import-linter knows packages only, so each file of the root is shown to it as one.
-FOLDERS := deploy run push bucket destinations connections
+FOLDERS := deploy desk run push bucket destinations connections
 ROOT_FILES := flowlog lib logdna_synchronous test_flowlog_to_logdna
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -50,9 +50,14 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 	touch $(READY_BENCH)
 
 # The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
+# And the tester's report in a browser, where there is one (Debian: chromium).
 nightly: $(READY)
-	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/destinations \
-		tests/test_edges.py tests/bucket/test_shard.py
+	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/bucket tests/destinations tests/desk \
+		tests/test_edges.py
+
+# The picture of the tester's report in the documentation; needs chromium.
+screenshot: $(READY)
+	$(PY) -m standins.picture
 
 # Known vulnerabilities of what is in the image; says so and passes where there is no network.
 audit: $(READY)

@@ -56,11 +56,11 @@ def run(
     *,
     delivery: Callable[[Settings, Stop], Delivery] = open_delivery,
     on_progress: OnProgress | None = None,
-    named: bool = False,
+    doing: Callable[[str], lib.Mode] = lib.MODES.__getitem__,
 ) -> int:
     """Do one run with this environment; its exit code. The last line logged is the summary.
 
-    `named` says that a person has named the object, so that it is pushed whatever the mode.
+    `doing` says what the run does in the mode of the settings.
     """
     started = time.monotonic()
     secrets = secrets_of(environ)
@@ -69,7 +69,7 @@ def run(
     try:
         settings = read_settings(environ)
         opened = delivery(settings, stop)
-        mode = lib.push_named(settings.mode) if named else lib.MODES[settings.mode]
+        mode = doing(settings.mode)
         show = on_progress or LoggedProgress()
         code = _run_mode(settings, mode, stop, opened, tally, show)
     except Unusable as unusable:

@@ -32,12 +32,13 @@ from destinations.base import Line, Source
 from destinations.block import Block
 from logdna_synchronous import APP, Delivery
 from push.blocks import block_of
-from push.catch_up import CatchUpWorker, push_unless_the_workers, strike_out, warn_of_failures
+from push.catch_up import CatchUpWorker, push_unless_the_workers, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, say_gone
+from push.named import push_all_named
 from push.reader import Reader
 from push.remember import memory_of, remember_pushed
 from push.selection import OBJECT, Selection
@@ -127,8 +128,8 @@ class Lines:
     def block(self) -> Block | None:
         """All lines at once, where the object's text allows that."""
         block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
-        if block and block.wanted is not None:
-            self.filtered = block.wanted.count(False)
+        if block:
+            self.filtered = len(self.flow_log.entries) - len(block.like)
         return block
 
     def __iter__(self) -> Iterator[Line]:
@@ -375,13 +376,12 @@ def follow(job: Job, event: Event | None) -> None:
 
 def push_named(mode: str) -> Mode:
     """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+    return lambda job, event: push_all_named(job, [event.key] if event else [], mode)
 
-    def push(job: Job, event: Event | None) -> None:
-        simple(job, event)
-        if mode == "catch-up" and event and job.tally.objects:
-            strike_out(job, event.key)
 
-    return push
+def push_keys(keys: Sequence[str]) -> Callable[[str], Mode]:
+    """The same for any number of objects."""
+    return lambda mode: lambda job, _: push_all_named(job, keys, mode)
 
 
 Mode = Callable[[Job, Event | None], None]

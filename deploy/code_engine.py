@@ -36,7 +36,7 @@ from deploy.plan import (  # noqa: E402
     read_deployment,
     shown,
 )
-from run.ini import read_ini  # noqa: E402
+from desk.ini import read_ini  # noqa: E402
 from run.settings import Unusable  # noqa: E402
 
 POLL_SECONDS = float(os.environ.get("FLOWLOG_POLL_SECONDS", "5"))

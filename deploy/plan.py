@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from run.ini import COS_HOST, KEYS, PROFILES, in_the_cloud, variables_read
+from desk.ini import COS_HOST, KEYS, PROFILES, in_the_cloud, variables_read
 from run.settings import Unusable
 
 Json = Any

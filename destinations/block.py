@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 
 from destinations.base import Line
 
@@ -48,15 +48,13 @@ class Elements:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines without white space and escapes in their own texts.
+    """Lines of one object, whose own texts stand in one text with `BETWEEN` between them.
 
-    `own` is these texts, `BETWEEN` between them. `like` has for each of them a line that is the
-    same but for its own text; most share a few. `wanted` says which are sent, None: all.
+    `like` has for each of them a line that is the same but for its own text; most share a few.
     """
 
     own: bytes
     like: Sequence[Line]
-    wanted: list[bool] | None = None
 
     def elements(
         self, around: Around, quoted: Callable[[bytes], bytes], limit: int
@@ -65,14 +63,13 @@ class Block:
 
         `quoted` makes a text what it is inside an element.
         """
+        if not self.like:
+            return iter(())
         kinds = {id(line): line for line in self.like}
         framed = {number: around(line) for number, line in kinds.items()}
         texts = quoted(self.own).split(BETWEEN)
         widest = max(len(before) + len(after) for before, after in framed.values())
         if max(map(len, texts)) + widest > limit:
             return None
-        frames = [framed[id(line)] for line in self.like]
-        if self.wanted is not None:
-            texts, frames = [*compress(texts, self.wanted)], [*compress(frames, self.wanted)]
-        every = Elements(texts, frames)
+        every = Elements(texts, [framed[id(line)] for line in self.like])
         return (every[at : at + AT_ONCE] for at in range(0, len(every), AT_ONCE))

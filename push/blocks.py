@@ -1,14 +1,15 @@
-"""Makes the lines of an object into a block, where its text and what is sent of it allow that."""
+"""Makes the lines of an object into a block: all of them are rendered at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from destinations.base import Line
-from destinations.block import Block
+from destinations.block import BETWEEN, Block
 from push.decoder import FlowLog
-from push.flat import flat_entries
 from push.selection import Selection
 
 TimeOf = Callable[[object], int | None]
@@ -16,29 +17,34 @@ TimeOf = Callable[[object], int | None]
 
 
 def block_of(
-    flow_log: FlowLog,
-    selection: Selection,
-    added: Mapping[str, Any],
-    time_of: TimeOf,
+    flow_log: FlowLog, selection: Selection, added: Mapping[str, Any], time_of: TimeOf
 ) -> Block | None:
     """The block of all lines of this object, or None where they are to be rendered one by one."""
-    entries = flow_log.entries
     frame = selection.frame(flow_log.fields, added)
-    if not frame or not flow_log.text or not isinstance(entries, list):
+    if not frame or not isinstance(flow_log.entries, list):
         return None
-    flat = flat_entries(flow_log.text, flow_log.named, entries)
-    if flat is None or not all(map(frame.names.isdisjoint, entries)):
+    entries = list(selection.entries(flow_log))
+    if selection.where:
+        wanted = selection.tester(flow_log.fields, added)
+        entries = [entry for row, entry in enumerate(entries) if wanted(entry, row)]
+    if not all(map(frame.apart.isdisjoint, entries)):
         return None
     captured = flow_log.fields.get("capture_end_time")
-    kinds = [
-        (entry.get("end_time") or captured, entry.get("action") == "rejected")
-        for entry in selection.entries(flow_log)
-    ]
-    lines = {
-        kind: Line(b"", time_of(kind[0]), kind[1], frame.head, frame.tail) for kind in set(kinds)
-    }
-    like = [lines[kind] for kind in kinds]
-    if not selection.where:
-        return Block(flat, like)
-    wanted = selection.tester(flow_log.fields, added)
-    return Block(flat, like, [wanted(entry, row) for row, entry in enumerate(entries)])
+    try:
+        own = orjson.dumps(list(map(frame.own, entries)))[2:-2]
+        kinds = [
+            (entry.get("end_time") or captured, entry.get("action") == "rejected")
+            for entry in entries
+        ]
+        lines = {
+            kind: Line(b"", time_of(kind[0]), kind[1], frame.head, frame.tail)
+            for kind in set(kinds)
+        }
+    except (TypeError, KeyError):
+        # A number or a text that orjson refuses, a value that holds others, a field that is not
+        # there.
+        return None
+    # Not where an entry has no field, nor where a text holds what stands between two.
+    if (entries and own.count(BETWEEN) != len(entries) - 1) or not all(entries):
+        return None
+    return Block(own, [lines[kind] for kind in kinds])

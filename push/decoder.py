@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -61,16 +61,10 @@ class Entries(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlowLog:
-    """One decoded object: the fields every line bears, and the entries, one a line.
-
-    `text` is what it was decoded from, where that was one piece and the fast parser read it, with
-    so many top-level fields (`named`).
-    """
+    """One decoded object: the fields every line bears, and the entries, one a line."""
 
     fields: Mapping[str, Any]
     entries: Entries
-    text: bytes = field(default=b"", compare=False, repr=False)
-    named: int = field(default=0, compare=False)
 
 
 def decode(content: bytes) -> FlowLog:
@@ -150,14 +144,12 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 def _whole(text: bytes) -> FlowLog:
     document = _plain(text)
-    fast = document is not None
     if document is None:
         document = _JSON.decode(text.decode("utf-8-sig"))
         # The document and its list are two levels around a value.
         _check_nesting(document, NESTING_LIMIT + 2)
     if not isinstance(document, dict):
         raise _no_object()
-    named = len(document)
     entries = document.pop("flow_logs", None)
     if not isinstance(entries, list):
         raise _no_list()
@@ -165,7 +157,7 @@ def _whole(text: bytes) -> FlowLog:
         raise _no_entry()
     if len(entries) > ENTRIES_LIMIT:
         raise _too_many()
-    return FlowLog(_without_count(document), entries, text if fast else b"", named)
+    return FlowLog(_without_count(document), entries)
 
 
 def _plain(text: bytes) -> dict[str, Any] | None:

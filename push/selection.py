@@ -104,12 +104,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Frame(NamedTuple):
-    """What stands around an entry's own text in each line of an object, and the names of fields
-    that no entry may have then."""
+    """How the lines of an object are made where they differ in one piece only.
 
+    `own` gives the fields of an entry that are this piece; it raises KeyError where one is not
+    there. `head` and `tail` stand around it. No entry may have one of the fields in `apart`.
+    """
+
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     head: bytes
     tail: bytes
-    names: frozenset[str]
+    apart: frozenset[str]
 
 
 class Where(Protocol):
@@ -174,16 +178,15 @@ class Selection:
         return {name: value for name, value in added.items() if name != OBJECT}
 
     def frame(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Frame | None:
-        """What is the same in all lines of an object, whose entries stand in them as they are.
-
-        None where lines are not made like that.
-        """
+        """How the lines of an object are made, None where they differ in more than one piece."""
         chosen, added = self.fields, self._chosen_of(added)
-        if chosen.kept or ROW in chosen.extra or not fields.keys().isdisjoint(added):
+        if ROW in chosen.extra or not fields.keys().isdisjoint(added):
             return None
-        names = chosen.dropped.union(fields, added)
+        if chosen.kept:
+            return _kept_frame(chosen.kept, fields, added)
+        apart = chosen.dropped.union(fields, added)
         fields, added = _without(chosen.dropped, fields), _without(chosen.dropped, added)
-        return Frame(_head(fields), _tail(added), names)
+        return Frame(_as_it_is, _head(fields), _tail(added), apart)
 
     def warn_of_fields_not_met(self) -> None:
         """Warn of the fields named in FLOWLOG_FIELDS that no flow of the run had, if it had any."""
@@ -226,26 +229,42 @@ def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, An
     return {name: fields[name] for name in fields if name not in dropped}
 
 
-def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
-    """Renders these fields of the same, as far as they are there, in their own order.
+def _as_it_is(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return entry
 
-    The first and the last ones are rendered once, as far as all lines share them.
+
+def _kept_frame(
+    names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]
+) -> Frame | None:
+    """These fields, in their own order: the first and the last ones as far as all lines share them.
+
+    None where those between are not the entry's alone.
     """
     fields = {name: fields[name] for name in names if name in fields}
     shared = {**fields, **added}
     before = tuple(takewhile(shared.__contains__, names))
     after = tuple(takewhile(shared.__contains__, reversed(names[len(before) :])))[::-1]
     between = names[len(before) : len(names) - len(after)]
-    head = _head({name: shared[name] for name in before})
-    tail = _tail({name: shared[name] for name in after})
-    apart = bool(between) and shared.keys().isdisjoint(between)
+    if not between or not shared.keys().isdisjoint(between):
+        return None
     get = _getter(between)
+    return Frame(
+        lambda entry: dict(zip(between, get(entry), strict=True)),
+        _head({name: shared[name] for name in before}),
+        _tail({name: shared[name] for name in after}),
+        frozenset(fields),
+    )
+
+
+def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
+    """Renders these fields of the same, as far as they are there, in their own order."""
+    frame = _kept_frame(names, fields, added)
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
-        if apart and (not fields or fields.keys().isdisjoint(entry)):
+        if frame and frame.apart.isdisjoint(entry):
             try:
-                own = dict(zip(between, get(entry), strict=True))
-                return head, render(own)[1:-1], tail, own
+                own = frame.own(entry)
+                return frame.head, render(own)[1:-1], frame.tail, own
             except KeyError:
                 pass  # a flow without one of the fields
         own = {name: entry[name] for name in names if name in entry and name not in added}

@@ -15,7 +15,13 @@ from push.reader import Reader
 class Survey:
     """The walks through one bucket: first one, which is divided when it turns out to be long."""
 
-    def __init__(self, reader: Reader, wanted: Callable[[ObjectRef], bool]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        wanted: Callable[[ObjectRef], bool],
+        long_walk_pages: int = LONG_WALK_PAGES,
+    ) -> None:
+        self._long_walk_pages = long_walk_pages
         self._reader = reader
         self._wanted = wanted
         self._waiting: deque[Walk] = deque()
@@ -70,7 +76,7 @@ class Survey:
         idle = self._reader.store.concurrency - len(self._asked) - len(self._waiting)
         if (
             not walk.jumps
-            or walk.pages < LONG_WALK_PAGES
+            or walk.pages < self._long_walk_pages
             or idle < self._reader.store.concurrency // 2
         ):
             return

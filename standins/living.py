@@ -68,13 +68,15 @@ class Living:
 
     def start(self, **settings: str) -> subprocess.Popen[str]:
         """Start a tick's run."""
-        return self.place.start(**TIMER, FLOWLOG_RETRY_SECONDS="3", **settings)
+        return self.place.start(**TIMER, **settings)
 
     def finish(self, *runs: subprocess.Popen[str]) -> None:
-        """Wait for runs to end."""
+        """Wait for runs to end; a run that fails shows why."""
         for run in runs:
-            run.communicate(timeout=300)
+            log = run.communicate(timeout=300)[1]
             self.exits[run.returncode] += 1
+            if run.returncode > 0:
+                print(*(f"    {line[:200]}" for line in log.splitlines()[-4:]), sep="\n")
 
     def kill(self, run: subprocess.Popen[str]) -> None:
         """Kill a run once it has delivered, before it says so; what it sent may come twice."""
@@ -113,6 +115,6 @@ class Living:
     def store_away(self) -> None:
         """For two minutes the store answers nothing but 503, and ticks fail."""
         self.place.store.script.always(SLOW_DOWN)
-        self.finish(self.start())
+        self.finish(self.start(FLOWLOG_RETRY_SECONDS="3"))
         self.place.store.clock_offset += 120
         self.place.store.script.always(None)

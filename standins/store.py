@@ -82,8 +82,10 @@ class Store(Served):
 
     def get(self, bucket: str, key: str) -> bytes | None:
         """An object's content, or None."""
-        item = self._backend.get_object(bucket, key)
-        return bytes(item.value) if item else None
+        # Not while it is replaced: moto closes what is in it.
+        with self._write_lock:
+            item = self._backend.get_object(bucket, key)
+            return bytes(item.value) if item else None
 
     def written(self, bucket: str, key: str) -> int:
         """When the object was written, in seconds since the epoch; 0 where there is none."""

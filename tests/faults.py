@@ -129,7 +129,7 @@ def refused(
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         bad = {texts_of(objects[number])[row] for number, row in lines}
-        place.ingestion.refusal = lambda text: status if text in bad else None
+        place.ingestion.refusal = lambda text: status if place.plain(text) in bad else None
 
     return arrange
 

@@ -87,10 +87,11 @@ class Place:
 
     def received(self) -> Counter[str]:
         """The lines that arrived; those in IBM Cloud Logs without the field that is only there."""
-        texts = self.ingestion.texts
-        if isinstance(self.ingestion, CloudLogs):
-            texts = [without_object(text) for text in texts]
-        return Counter(texts)
+        return Counter(map(self.plain, self.ingestion.texts))
+
+    def plain(self, text: str) -> str:
+        """A line as LogDNA would have received it."""
+        return without_object(text) if isinstance(self.ingestion, CloudLogs) else text
 
 
 def without_object(text: str) -> str:

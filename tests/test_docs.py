@@ -24,7 +24,7 @@ PAGES = [
 ]
 README_LINES = 180
 
-FOLDERS = ("run", "push", "bucket", "destinations", "connections")
+FOLDERS = ("desk", "run", "push", "bucket", "destinations", "connections")
 PROGRAM = [
     *(path for path in PROJECT.glob("*.py") if not path.name.startswith("test_")),
     *(path for folder in FOLDERS for path in (PROJECT / folder).rglob("*.py")),

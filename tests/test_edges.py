@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from run.ini import read_ini
+from desk.ini import read_ini
 from run.settings import Unusable
 from tests.harness import BUCKET, SECRETS, Result, event, settings_read
 from tests.wire import CHANGED, ENVIRON, GOOD, KEY, LISTING, TOKEN, answer, part, wire

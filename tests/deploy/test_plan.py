@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from deploy.plan import DEFAULTS, SECRETS, Deployment, Failed, read_deployment
+from desk.ini import read_ini
 from run import masking
-from run.ini import read_ini
 from run.settings import Unusable
 from tests.harness import PROJECT
 

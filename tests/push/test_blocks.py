@@ -27,7 +27,7 @@ DESTINATIONS = [
     LogDNA("http://x", "the-ingestion-key"),
     CloudLogs("http://x", tokens_for("the-api-key", "http://x"), "application"),
 ]
-TEXTS = st.text(st.sampled_from("aé:-0 "), max_size=3)
+TEXTS = st.text(st.sampled_from('aé:-0 "\\{},[]\n'), max_size=3)
 ENTRIES = st.lists(
     st.dictionaries(st.sampled_from(["a", "b", "action", "end_time", "key"]), TEXTS, max_size=4),
     max_size=12,
@@ -74,7 +74,7 @@ def test_a_block_is_its_lines(
 ) -> None:
     document = {"vpc_crn": "crn:1", "flow_logs": entries, "capture_end_time": "x"}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    for fields in ("", "-b", "-_app,capture_end_time".replace(",", ",-")):
+    for fields in ("", "-b", "-_app,-capture_end_time", "a", "b,a,vpc_crn", "_object,a"):
         selection = Selection(parse_fields(fields) if fields else Fields())
         check(lines_of(selection, text, KEY), destination, limit)
 
@@ -89,10 +89,30 @@ def test_real_looking_objects_take_the_fast_way(
         assert check(lines_of(selection, item.body, item.key), destination, 200_000)
 
 
-def test_chosen_fields_and_row_numbers_are_rendered_line_by_line() -> None:
+@pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
+def test_chosen_fields_are_rendered_at_once(destination: Destination) -> None:
+    item = next(iter(flow_log_objects(1, 500)))
+    for fields in ("action,target_port", "key,action,vpc_crn", "_object,start_time"):
+        selection = Selection(parse_fields(fields))
+        assert check(lines_of(selection, item.body, item.key), destination, 100_000) or (
+            fields.startswith("key")
+        )
+
+
+def test_what_differs_in_more_than_one_piece_is_rendered_line_by_line() -> None:
     item = next(iter(flow_log_objects(1, 5)))
-    for fields in ("action,target_port", "_row"):
+    for fields in ("_row", "action,key,target_port", "not_there"):
         assert lines_of(Selection(parse_fields(fields)), item.body, item.key).block() is None
+    for text in (
+        b'{"flow_logs":[{"a":"},{"}]}',
+        b'{"flow_logs":[{}]}',
+        b'{"flow_logs":[{"a":1},{}]}',
+        b'{"flow_logs":[{"a":99999999999999999999}]}',
+        b'{"flow_logs":[{"key":1}]}',
+        b'{"flow_logs":[{"end_time":[1]}]}',
+        b'{"key":1,"flow_logs":[{"a":1}]}',
+    ):
+        assert lines_of(Selection(), text, KEY).block() is None, text
 
 
 def test_a_line_that_may_be_too_long_is_added_one_by_one() -> None:

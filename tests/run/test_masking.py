@@ -29,7 +29,9 @@ def test_tokens_that_nobody_knew_beforehand() -> None:
     assert Mask([])("Authorization: Bearer abc.def") == "Authorization: Bearer ***"
 
 
-@pytest.mark.parametrize("secret", ['"objects"', "failed_total", '":0,"rows":', "1.0.0"])
+@pytest.mark.parametrize(
+    "secret", ['"objects"', "failed_total", "delivered", '":0,"rows":', "1.0.0"]
+)
 def test_masking_leaves_the_summary_json(secret: str) -> None:
     tally = Tally(objects=1)
     tally.failed.append(f"key of {secret}", f"why {secret}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from run.ini import KEYS, in_the_cloud, read_ini, variables_read
+from desk.ini import KEYS, in_the_cloud, read_ini, variables_read
 from run.settings import Unusable
 from tests.run.test_settings import HMAC_WAY, IAM_WAY
 
