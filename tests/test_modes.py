@@ -264,7 +264,7 @@ def test_catch_up_from_nothing_to_finished(place: Place, objects: list[FlowLogOb
 
     late = run_worker(place, CE_DATA=event(objects[7].key))
     assert late.code == 0
-    assert "the worker has come past this object" in late.log
+    assert "the worker is past this object" in late.log
     place.store.put(BUCKET, objects[8].key, objects[8].body, datetime.now(UTC))
     new = run_worker(place, CE_DATA=event(objects[8].key))
     assert new.code == 0, new.log
@@ -674,7 +674,7 @@ def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_struck_out(
     assert place.received() == lines_of(*(objects[:4] + objects[5:]))
     again = run_worker(place, CE_DATA=event(objects[0].key))
     assert again.code == 0, again.log
-    assert "the worker has come past this object" in again.log
+    assert "the worker is past this object" in again.log
     assert "could not deliver 1 objects" in again.log
     assert place.received() == lines_of(*(objects[:4] + objects[5:]))
 
