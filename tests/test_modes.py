@@ -20,7 +20,17 @@ from standins.faults import Answer, Reset, Silence
 from standins.flowlogs import FlowLogObject, flow_log_objects
 from standins.rclone import Rclone
 from standins.store import S3Request, s3_error
-from tests.harness import ACCESS_KEY_ID, BUCKET, PROJECT, SECRETS, Place, event, finish, lines_of
+from tests.harness import (
+    ACCESS_KEY_ID,
+    BUCKET,
+    NIGHTLY,
+    PROJECT,
+    SECRETS,
+    Place,
+    event,
+    finish,
+    lines_of,
+)
 
 STATE = "first_logged"
 BEGIN = datetime(2026, 11, 24, 6, tzinfo=UTC)
@@ -809,7 +819,7 @@ def test_many_runs_at_once_make_one_worker(place: Place, objects: list[FlowLogOb
 
 # --- kill -9 -------------------------------------------------------------------------------------
 
-EPISODES, KILLS_EACH = 12, 3
+EPISODES, KILLS_EACH = 12 if NIGHTLY else 5, 3
 
 
 @pytest.mark.parametrize("episode", range(EPISODES))
