@@ -156,7 +156,7 @@ class Duty(enum.Enum):
 
     PUSH = "the event's run pushes it"
     WORKER = "the worker will push it"
-    PASSED = "the worker has come past it"
+    PASSED = "the worker is past it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,7 @@ class Store:
             if other is None:
                 raise
         found = look(other)
-        log.info("there is no such key, but one that is encoded once less: %s", other)
+        log.info("no object has this key, but one has it percent-decoded: %s", other)
         return found
 
     def _read_another(self) -> Body:

@@ -62,7 +62,9 @@ class Messages:
 
     def log_remark(self, remark: str) -> None:
         """The service took lines and said something beside that."""
-        log.warning("%s answered in words, maybe it did not take all: %s", self._name, remark)
+        log.warning(
+            "%s took the request with a remark; perhaps not all lines: %s", self._name, remark
+        )
 
     def log_reason(self, answer: Answer) -> None:
         """The service refused lines; its reason is logged once, as it is mostly the same one."""

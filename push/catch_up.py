@@ -147,10 +147,10 @@ def push_unless_the_workers(
             if job.tally.objects and ref.key in state.failed:
                 return strike_out(job, ref.key) or state
         case Duty.WORKER:
-            log.info("the worker pushes this object, in its turn: %s", key)
+            log.info("the worker will push this object: %s", key)
         case Duty.PASSED:
             log.info(
-                "the worker has come past this object; it is not pushed again: %s. If its lines"
+                "the worker is past this object; it is not pushed again: %s. If its lines"
                 " are missing, push it with `test_flowlog_to_logdna.py --key` or in FLOWLOG_MODE"
                 " simple",
                 key,

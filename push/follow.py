@@ -185,7 +185,7 @@ class Follower:
     def _give_up(self) -> None:
         """Of what could not be read for days, say so once more, and try it no longer."""
         for one in self._claim.state.overdue(self._now):
-            log.error("given up after 7 days in which it could not be read: %s", one.key)
+            log.error("given up: it could not be read for 7 days: %s", one.key)
             self._claim.state = self._claim.state.without_parked(one.key)
 
     def _tell_lag(self, not_pushed: Sequence[ObjectRef]) -> None:

@@ -22,6 +22,9 @@ from standins.iam import IAM
 from standins.ingestion import LogService, compact
 from standins.store import Store
 
+NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
+"""Whether all the slow cases are wanted as well; `make nightly` sets it."""
+
 PROJECT = Path(__file__).parent.parent
 BUCKET = "flow-logs"
 REAL = PROJECT.parent / "shared" / "data" / "real-2020-06-04.gz"

@@ -248,7 +248,7 @@ def test_a_parked_object_is_given_up_after_seven_days(
     place.store.clock_offset = 7 * DAY + 60
     result = tick(place)
     assert (result.code, state(place)["parked"]) == (1, [])
-    assert f"given up after 7 days in which it could not be read: {objects[10].key}" in result.log
+    assert f"given up: it could not be read for 7 days: {objects[10].key}" in result.log
     assert tick(place).code == 0
 
 

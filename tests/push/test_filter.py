@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from jmespath.exceptions import JMESPathError
 
 from push.filter import Filter
-from tests.harness import short_name
+from tests.harness import NIGHTLY, short_name
 
 FLOW = {
     "action": "rejected",
@@ -196,7 +196,7 @@ def is_true(value: Any) -> bool:
     return not (value is None or value is False or value == "" or value == [] or value == {})
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=20_000 if NIGHTLY else 300, deadline=None)
 @given(expressions, flows)
 def test_only_what_jmespath_says_is_false_is_left_out(
     expression: str, flow: dict[str, Any]
