@@ -33,7 +33,7 @@ class Desk:
         self.cloud = {"calls": [], "projects": {}, "profiles": {}, "authorizations": []}
         program = folder / "bin" / "ibmcloud"
         program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -m standins.ibmcloud "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -m standins.ibmcloud "$@"\n')
         program.chmod(0o755)
         patch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
         patch.setenv("CLOUD", str(self.state))

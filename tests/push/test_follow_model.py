@@ -15,7 +15,7 @@ import pytest
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 import lib
-from bucket import interfaces, state, state_text
+from bucket import interfaces, state, state_follow
 from bucket.flowkeys import is_late
 from bucket.listing import ObjectRef, Page, PageRequest
 from bucket.marks import Marks
@@ -227,6 +227,6 @@ def test_any_interleaving_of_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interfaces, "MOST_KEYS", 4)
     monkeypatch.setattr(survey, "LONG_WALK_PAGES", 3)
     monkeypatch.setattr(follow, "LITTLE", 1)
-    for module in (follow, state_text):
+    for module in (follow, state_follow):
         monkeypatch.setattr(module, "MOST_PARKED", 2)
     run_state_machine_as_test(FollowProtocol, settings=PROFILE)

@@ -244,16 +244,18 @@ class ModelJob(lib.Job):
 
     def push(self, refs: Sequence[ObjectRef], on_settled: Any = None) -> None:
         waiting: list[Settled] = []
-        if on_settled:
+        # A worker listens with a method of its own; a push of named objects does not.
+        worker = on_settled if hasattr(on_settled, "__self__") else None
+        if worker:
             # A worker never pushes what lies behind the mark that it started from.
             self._floor = self._floor or self._world.states[-1]["mark"] or [0, ""]
             assert all([ref.last_modified, ref.key] > self._floor for ref in refs)
         try:
             for ref in refs:
-                if on_settled and self._world.stall_next_push:
+                if worker and self._world.stall_next_push:
                     self._world.stall_next_push = False
                     self._wait_for_the_service()
-                waiting.append(self._run.request(lambda r=ref: self._deliver(r, on_settled)))
+                waiting.append(self._run.request(lambda r=ref: self._deliver(r, worker)))
                 ready = waiting[: len(waiting) - self._lag]
                 del waiting[: len(ready)]
                 self._settle_all(ready, on_settled)
