@@ -114,27 +114,28 @@ class Lines:
     selection: Selection
     filtered: int = 0
     """How many flows were left out so far."""
+    _added: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = sha256(self.key.encode()).hexdigest()
+        self._added = {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
     @property
     def source(self) -> Source:
         """Where the flows come from, and what their lines have in common."""
-        shared = self.selection.shared(self.flow_log.fields, self._added())
+        shared = self.selection.shared(self.flow_log.fields, self._added)
         return replace(source_of(self.flow_log), fields=shared)
-
-    def _added(self) -> dict[str, str]:
-        digest = sha256(self.key.encode()).hexdigest()
-        return {"_app": APP, "key": self.key, OBJECT: digest[:16]}
 
     def block(self) -> Block | None:
         """All lines at once, where the object's text allows that."""
-        block = block_of(self.flow_log, self.selection, self._added(), milliseconds)
+        block = block_of(self.flow_log, self.selection, self._added, milliseconds)
         if block:
             self.filtered = len(self.flow_log.entries) - len(block.like)
         return block
 
     def __iter__(self) -> Iterator[Line]:
         self.filtered = 0
-        fields, added = self.flow_log.fields, self._added()
+        fields, added = self.flow_log.fields, self._added
         captured = fields.get("capture_end_time")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)

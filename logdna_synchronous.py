@@ -292,7 +292,7 @@ class Delivery:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.ended_by: DeliveryError | None = None
-        self.takes_blocks = True
+        self.takes_blocks = destination.takes_blocks
         self.on_wait: Callable[[], None] = lambda: None
         """Called again and again while this waits for an answer."""
         self._destination = destination

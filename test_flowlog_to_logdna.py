@@ -36,8 +36,7 @@ from desk.progress import listing_bar, push_bar
 from desk.report import NoTemplates, write_report
 from desk.sample import MOST_SAMPLED
 from desk.status import parse_span
-from destinations.base import Added, Line, Receipt, Source
-from destinations.block import Block
+from destinations.base import Added, Destination, Line, Receipt, Source
 from logdna_synchronous import Delivery
 from push.reader import Reader
 from run import settings as job_settings
@@ -52,6 +51,10 @@ class Unusable(Exception):
 class DryRun(Delivery):
     """Prints each line instead of sending it."""
 
+    def __init__(self, destination: Destination) -> None:
+        super().__init__(destination)
+        self.takes_blocks = False
+
     def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
         """Print the lines and acknowledge them."""
         count = 0
@@ -62,10 +65,6 @@ class DryRun(Delivery):
                 count += 1
         self._receipts.append(Receipt(Counter({owner: count})))
         return Added(count)
-
-    def add_block(self, owner: int, block: Block, source: Source) -> Added | None:
-        """None: the lines are to come one by one."""
-        return None
 
 
 @contextmanager

@@ -17,9 +17,6 @@ from typing import Protocol
 from urllib.parse import quote, urlencode
 
 import urllib3
-from ibm_botocore.auth import S3SigV4Auth
-from ibm_botocore.awsrequest import AWSRequest
-from ibm_botocore.credentials import Credentials
 
 from connections.get import Getter
 from connections.iam import Tokens
@@ -107,11 +104,17 @@ class Signature:
     """HMAC credentials, as AWS Signature Version 4."""
 
     def __init__(self, access_key_id: str, secret_access_key: str, region: str) -> None:
+        # A run with bearer tokens is started without them, and a run for an event is mostly start.
+        from ibm_botocore.auth import S3SigV4Auth
+        from ibm_botocore.awsrequest import AWSRequest
+        from ibm_botocore.credentials import Credentials
+
+        self._request = AWSRequest
         self._signer = S3SigV4Auth(Credentials(access_key_id, secret_access_key), "s3", region)
 
     def headers(self, request: Request, url: str) -> dict[str, str]:
         """The headers that the request to `url` needs besides its own."""
-        signed = AWSRequest(request.method, url, dict(request.headers), request.body)
+        signed = self._request(request.method, url, dict(request.headers), request.body)
         self._signer.add_auth(signed)
         return dict(signed.headers)
 

@@ -192,6 +192,8 @@ class Destination(ABC):
     """One byte, which stands between them."""
     run_bytes: ClassVar[int] = 0
     """What a run takes in a request, at most, beside its head and its elements."""
+    takes_blocks: ClassVar[bool] = True
+    """Whether an element is a line's own text with something around it (see `around`)."""
     request_limit_bytes: ClassVar[int]
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
@@ -201,12 +203,12 @@ class Destination(ABC):
     newest_hours: ClassVar[float] = 24
     """A line whose time is further away from now bears the time of sending."""
 
-    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]] | None:
+    def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
         """Tells what stands before and after a line's own text in an element of a request.
 
-        None where an element is not made that way. `now` in UTC milliseconds.
+        Of destinations that take blocks. `now` in UTC milliseconds.
         """
-        return None
+        raise NotImplementedError
 
     def quoted(self, text: bytes) -> bytes:
         """A line's own text as it stands in an element."""
@@ -215,7 +217,6 @@ class Destination(ABC):
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
         """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
         around, quoted = self.around(source, now), self.quoted
-        assert around, "a destination has its own renderer, or tells what stands around a line"
 
         def render(line: Line) -> bytes:
             before, after = around(line)

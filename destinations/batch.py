@@ -36,11 +36,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def _spans(self) -> Iterator[tuple[int, int, int]]:
+        """Each owner with the numbers of its lines, from the first one to before the end."""
+        return zip(self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True)
+
     def runs(self) -> Iterator[Run]:
         """The elements of one owner after those of another."""
-        for owner, first, end in zip(
-            self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True
-        ):
+        for owner, first, end in self._spans():
             start = self.ends[first - 1] + 1 if first else 0
             yield Run(self.heads[owner], start, self.ends[end - 1])
 
@@ -55,9 +57,7 @@ class Batch:
     def counts(self) -> Counter[int]:
         """Lines by owner."""
         counts: Counter[int] = Counter()
-        for owner, first, end in zip(
-            self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True
-        ):
+        for owner, first, end in self._spans():
             counts[owner] += end - first
         return counts
 

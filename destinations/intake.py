@@ -45,15 +45,11 @@ def add_lines(
 def add_block(
     packer: Packer, owner: int, block: Block, source: Source, on_full: OnFull
 ) -> Added | None:
-    """Take the lines of a block; None where the destination wants them one by one.
-
-    So does one of which a line may be too long.
-    """
+    """Take the lines of a block; None where one may be too long: they are to come one by one."""
     destination = packer.destination
     around = destination.around(source, _now())
-    limit = destination.line_limit_bytes
-    made = around and block.elements(around, destination.quoted, limit)
-    if not made:
+    made = block.elements(around, destination.quoted, destination.line_limit_bytes)
+    if made is None:
         return None
     head = destination.head(source)
     count = 0

@@ -135,6 +135,7 @@ class OTLP(Destination):
     key_setting = "OTEL_EXPORTER_OTLP_HEADERS"
     prefix = suffix = b""
     separator = _RECORD
+    takes_blocks = False
     run_bytes = 20 + len(_SCOPE)
     # What a collector takes by default.
     request_limit_bytes = line_limit_bytes = 4_000_000

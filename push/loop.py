@@ -184,20 +184,21 @@ class Pusher:
 
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
         lines = self._lines_of(content, key)
-        if lines.source.incomplete:
+        source = lines.source
+        if source.incomplete:
             log.warning("its collector has lost flows of this interval: %s", key)
             self._tally.incomplete += 1
-        added = self._add(number, lines)
+        added = self._add(number, lines, source)
         ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:
             log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
 
-    def _add(self, number: int, lines: Lines) -> Added:
+    def _add(self, number: int, lines: Lines, source: Source) -> Added:
         block = lines.block() if self._delivery.takes_blocks else None
-        added = block and self._delivery.add_block(number, block, lines.source)
-        return added or self._delivery.add(number, lines, lines.source)
+        added = block and self._delivery.add_block(number, block, source)
+        return added or self._delivery.add(number, lines, source)
 
 
 class _Push:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bucket.errors import StoreError
 from bucket.listing import ObjectRef
@@ -79,7 +79,7 @@ class Reader:
         while_waiting: Callable[[], None],
     ) -> tuple[ObjectRef, Body | Exception]:
         ref, future = waiting.popleft()
-        self._wait_until_done(future, while_waiting=while_waiting)
+        self.first((future,), while_waiting)
         # Whatever else a read raises belongs to its object, also where nobody foresaw it.
         error = future.exception()
         if isinstance(error, Exception) and not isinstance(error, StoreError):
@@ -93,34 +93,26 @@ class Reader:
         return self._wait(self._calls.submit(function, *arguments))
 
     def _wait(self, future: Future[T]) -> T:
-        """The future's result, waited for as `_wait_until_done` does."""
-        self._wait_until_done(future)
+        self.first((future,))
         return future.result()
 
     def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         """`function(*arguments)`, as one of several calls that go on at the same time."""
         return self._pool.submit(function, *arguments)
 
-    def first(self, calls: Collection[Future[T]]) -> set[Future[T]]:
-        """Those of these calls that end first. Raises Stopped."""
+    def first(
+        self, calls: Collection[Future[T]], while_waiting: Callable[[], None] = lambda: None
+    ) -> set[Future[T]]:
+        """Those of these calls that end first. Raises Stopped where the run is to end."""
         while True:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
-            done = wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
+            # Mostly there is one that has ended, and `wait` costs more than a look.
+            done = {call for call in calls if call.done()}
+            done = done or wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
             if done:
                 return done
-
-    def _wait_until_done(
-        self, future: Future[Any], while_waiting: Callable[[], None] = lambda: None
-    ) -> None:
-        """Wait. Raises Stopped where the run is to end."""
-        while True:
-            if self._stop.requested():
-                raise Stopped
-            self.on_wait()
-            if future.done() or wait((future,), self._POLL_SECONDS).done:
-                return
             while_waiting()
 
     def pause(self, seconds: float) -> None:

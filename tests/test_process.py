@@ -32,6 +32,25 @@ def in_place_of(
     return rule
 
 
+# --- the start -----------------------------------------------------------------------------------
+
+WITHOUT_SDK = (
+    "import os, sys, flowlog\n"
+    "end = os._exit\n"
+    "os._exit = lambda code: end(99 if 'ibm_botocore' in sys.modules else code)\n"
+    "flowlog.main()"
+)
+
+
+def test_a_run_with_a_bearer_token_starts_without_the_sdk(place: Place) -> None:
+    item = next(iter(flow_log_objects(1, 2)))
+    expected = place.put(item)
+    environ = {**place.environ, "CE_DATA": event(item.key)}
+    command = [sys.executable, "-c", WITHOUT_SDK]
+    assert subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True).returncode == 0
+    assert place.received() == expected
+
+
 # --- signals -------------------------------------------------------------------------------------
 
 MOMENTS = ["before the listing", "while it lists", "while it reads", "while it sends", "later",
