@@ -53,7 +53,7 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 # And the tester's report in a browser, where there is one (Debian: chromium).
 nightly: $(READY)
 	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/bucket tests/destinations tests/desk \
-		tests/deploy tests/test_edges.py tests/test_bench.py tests/test_modes.py
+		tests/deploy tests/test_edges.py tests/test_bench.py tests/test_faults.py tests/test_modes.py
 
 # The picture of the tester's report in the documentation; needs chromium.
 screenshot: $(READY)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import requests
 import urllib3
 
-from connections.pools import session
+from connections.pools import is_unverified, session
 from connections.retry import RetryPolicy, TryAgain, retry_after_seconds
 from connections.time_limit import TooSlow, time_limit
 from destinations.base import Destination
@@ -117,6 +117,8 @@ def _connection_problem(error: requests.RequestException) -> str:
     """What happened, without the URL and the address of an object that the library's text holds."""
     if isinstance(error, requests.Timeout):
         return "it gave no answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
+    if is_unverified(error):
         return "its TLS certificate could not be verified"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no TLS connection could be made"
     return "it could not be reached, or the connection broke"

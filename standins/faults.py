@@ -45,9 +45,16 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The body ends, and the connection with it, so many bytes before its Content-Length."""
+    """The body ends, and the connection with it, so many bytes before its Content-Length.
+
+    Where none are missing, the connection is closed although the answer did not announce it.
+    """
 
     missing_bytes: int = 1
+
+    def kept(self, content: bytes) -> bytes:
+        """What of it is sent."""
+        return content[: max(0, len(content) - self.missing_bytes)]
 
 
 Fault = Answer | Reset | Silence | Drip | Cut

@@ -105,7 +105,11 @@ class Served:
     def secure(self, context: ssl.SSLContext) -> None:
         """From now on it talks TLS."""
         self._scheme = "https"
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        # The handshake comes with the first read, in the connection's own thread: a client that
+        # does not go on with it holds up no other one.
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
 
     def __enter__(self) -> Self:
         # The interval is only how soon it notices that it is to stop.
@@ -241,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(answer[: fault.after_bytes])
                 self._reset()
             elif isinstance(fault, Cut):
-                self.wfile.write(answer[: -fault.missing_bytes])
+                self.wfile.write(fault.kept(answer))
                 self.close_connection = True
             elif isinstance(fault, Drip):
                 self._drip(owner, answer, fault.seconds)

@@ -157,7 +157,7 @@ class Store(Served):
                 return _broken(content[: fault.after_bytes], lambda: reset(connection))
             case Cut() if content:
                 # Half a close: the client reads what there is, and then the end.
-                return _broken(content[: -fault.missing_bytes], lambda: connection.shutdown(1))
+                return _broken(fault.kept(content), lambda: connection.shutdown(socket.SHUT_WR))
             case Drip():
                 return (
                     content[i : i + 1]

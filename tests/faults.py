@@ -33,6 +33,8 @@ DESTINATIONS = ("logdna", "cloud-logs", "otlp")
 NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs", "otlp": "OTLP"}
 REDIRECT = Answer(307, {"Location": "http://localhost:9/"})
 ERROR = Answer(200, body=b'{"status":"error","error":"try later"}')
+ALL_BYTES = 1_000_000
+"""More than any answer has."""
 PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 """A single answer may then take two seconds."""
 
@@ -48,7 +50,7 @@ class Row:
 
     `failed` numbers the objects that are named as not delivered, or is ALL or NONE; `missing`
     counts the flows that do not arrive, where it is not all flows of these objects; `remarks` is
-    that of the summary.
+    that of the summary. `on_the_wire`: what breaks is the connection, and not what an answer says.
     """
 
     fault: str
@@ -63,6 +65,7 @@ class Row:
     limits: tuple[tuple[str, int], ...] = ()
     missing: int | None = None
     remarks: int = 0
+    on_the_wire: bool = False
 
     def named(self, objects: Sequence[FlowLogObject]) -> set[str]:
         """The keys that are named as not delivered."""
@@ -232,14 +235,20 @@ LOG_SERVICE = [
         destinations=("otlp",)),
     Row("200 with records that were not taken", partial_success, "refused 3 of", 1, ALL,
         destinations=("otlp",), repeated="not received"),
-    Row("a reset before the answer", answers(Reset()), "the connection broke"),
-    Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=30)),
-        "the connection broke", repeated=BATCH),
+    Row("a reset before the answer", answers(Reset()), "the connection broke", on_the_wire=True),
+    Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=10)),
+        "the connection broke", repeated=BATCH, on_the_wire=True),
     Row("an answer that is lost on the way", answers(None, Reset(accept=True)),
-        "the connection broke", repeated=BATCH, rows=MANY_ROWS),
-    Row("an answer that never comes", answers(Silence()), "it gave no answer in time"),
+        "the connection broke", repeated=BATCH, rows=MANY_ROWS, on_the_wire=True),
+    Row("a connection that is closed before the answer", answers(Cut(ALL_BYTES)),
+        "the connection broke", repeated=BATCH, on_the_wire=True),
+    Row("200 with an answer that ends too early", answers(Cut(1)), "summary", on_the_wire=True),
+    Row("connections that are closed after each answer", one_by_one(always(Cut(0))), "summary",
+        rows=MANY_ROWS, on_the_wire=True),
+    Row("an answer that never comes", answers(Silence()), "it gave no answer in time",
+        on_the_wire=True),
     Row("an answer that drips, byte by byte", answers(Drip(0.2)),
-        "it gave no whole answer in time", repeated=BATCH),
+        "it gave no whole answer in time", repeated=BATCH, on_the_wire=True),
     *(
         Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
             repeated="not received", remarks=remarks, destinations=(destination,))
@@ -456,7 +465,13 @@ def late(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
         return None
 
     place.iam.script.rule(rule)
-    return {"COS_ENDPOINT": f"http://127.0.0.1:{port}"}
+    return {"COS_ENDPOINT": f"{place.store.url.rpartition(':')[0]}:{port}"}
+
+
+def stale(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
+    """Every answer is whole, and then the connection is closed without having announced it."""
+    place.store.script.always(Cut(0))
+    return {"FLOWLOG_CONCURRENCY": "1"}
 
 
 def several(fault: Fault, count: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
@@ -481,8 +496,8 @@ IAM = [
     Row("503 and 429 when a token has expired in the middle of a run", expired_while_iam_is_away,
         "it answered 503"),
     Row("503 while the token is still taken", renewal_fails, "summary"),
-    Row("a reset before the answer", iam(Reset()), "summary"),
-    Row("an answer that never comes", iam(Silence()), "summary"),
+    Row("a reset before the answer", iam(Reset()), "summary", on_the_wire=True),
+    Row("an answer that never comes", iam(Silence()), "summary", on_the_wire=True),
     Row("a refusal", iam(*[Answer(400)] * 9), "look at APIKEY", 1),
     Row("a redirect", iam(*[REDIRECT] * 9), "look at IAM_ENDPOINT", 1),
     Row("200 with a body that is not JSON", iam_always(Answer(200, body=b"<html>")),
@@ -500,13 +515,18 @@ STORE = [
         {"Retry-After": "3600"})), "503 SlowDown", 1),
     Row("503 for good", having(listing(*[SLOW_DOWN] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
         "503 SlowDown", 1),
-    Row("a store that can be reached only after a while", late, "can't be reached"),
-    Row("an answer that never comes", first_get(Silence()), "summary"),
-    Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary"),
+    Row("a store that can be reached only after a while", late, "can't be reached",
+        on_the_wire=True),
+    Row("an answer that never comes", first_get(Silence()), "summary", on_the_wire=True),
+    Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary", on_the_wire=True),
+    Row("a reset before the answer", first_get(Reset()), "summary", on_the_wire=True),
     Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
-        "summary"),
-    Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary"),
-    Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,)),
+        "summary", on_the_wire=True),
+    Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary",
+        on_the_wire=True),
+    Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,),
+        on_the_wire=True),
+    Row("connections that are closed after each answer", stale, "summary", on_the_wire=True),
     Row("a body that does not match its ETag", wrong_etag(1), "summary"),
     Row("an ETag that is not an MD5", wrong_etag(5), "ETags are not MD5 here"),
     Row("a token that expires in the middle of a run", expired, "summary"),
@@ -524,7 +544,7 @@ STORE = [
     Row("an object replaced between listing and reading", replaced, "summary"),
     Row("a page of the listing that fails three times", listing(SLOW_DOWN,
         s3_error(429, "TooManyRequests", {"Retry-After": "0"}), SLOW_DOWN), "503 SlowDown"),
-    Row("a page of the listing that is cut short", listing(Cut(100)), "summary"),
+    Row("a page of the listing that is cut short", listing(Cut(100)), "summary", on_the_wire=True),
     Row("a listing that is no listing", having(listing(*[Answer(200, body=b"<html></html>")] * 99),
         FLOWLOG_RETRY_SECONDS="0.5"), "look at COS_ENDPOINT", 1),
 ]  # fmt: skip

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
+from standins.authority import Authority
 from standins.cloud_logs import CloudLogs
 from standins.destination import log_service
 from standins.flowlogs import FlowLogObject, expected_lines
@@ -91,6 +93,24 @@ class Place:
     def received(self) -> Counter[str]:
         """The lines that arrived; those in IBM Cloud Logs without the field that is only there."""
         return Counter(map(self.plain, self.ingestion.texts))
+
+    def secure(
+        self, authority: Authority, folder: Path, others: Mapping[str, SSLContext] | None = None
+    ) -> None:
+        """Let all services talk TLS with certificates of this authority, which the job is told.
+
+        `others` has the contexts of services that are to have another one, by their names here.
+        """
+        bundle = folder / "authority.pem"
+        bundle.write_text(authority.certificate)
+        contexts = dict.fromkeys(("iam", "store", "ingestion"), authority.context())
+        for name, context in {**contexts, **(others or {})}.items():
+            service = getattr(self, name)
+            before = service.url
+            service.secure(context)
+            for setting, value in self.environ.items():
+                self.environ[setting] = value.replace(before, service.url)
+        self.environ["SSL_CERT_FILE"] = str(bundle)
 
     def plain(self, text: str) -> str:
         """A line as LogDNA would have received it."""

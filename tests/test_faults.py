@@ -1,11 +1,15 @@
-"""The fault lab, row by row, against both destinations; and what can befall the process itself."""
+"""The fault lab, row by row, against each destination."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from standins.authority import Authority
 from standins.faults import Answer
 from standins.flowlogs import FlowLogObject
 from standins.ingestion import Ingestion
@@ -23,24 +27,69 @@ from tests.faults import (
     objects,
     table,
 )
-from tests.harness import BUCKET, PROJECT, SECRETS, Place, Result, event, lines_of, services
+from tests.harness import (
+    BUCKET,
+    NIGHTLY,
+    PROJECT,
+    SECRETS,
+    Place,
+    Result,
+    event,
+    lines_of,
+    services,
+)
 from tests.test_modes import put_in_order
 
+PLAIN, TLS = "http", "https"
+
+
+def schemes(row: Row, destination: str) -> tuple[str, ...]:
+    """How the services are talked to: by night both ways.
+
+    By day what breaks a connection comes over TLS, as everybody has it, and for one destination,
+    since they have the same connections; all the rest comes without TLS.
+    """
+    if NIGHTLY:
+        return PLAIN, TLS
+    if row.on_the_wire:
+        return (TLS,) if destination == row.destinations[0] else ()
+    return (PLAIN,)
+
+
 CASES = [
-    pytest.param(group, row, destination, id=f"{group}: {row.fault} ({destination})")
+    pytest.param(row, destination, scheme, id=f"{group}: {row.fault} ({destination}, {scheme})")
     for group, rows in (("log", LOG_SERVICE), ("store", STORE), ("iam", IAM))
     for row in rows
     for destination in row.destinations
     if group == "log" or destination == "logdna"
+    for scheme in schemes(row, destination)
 ]
 
 
-@pytest.mark.parametrize(("group", "row", "destination"), CASES)
-def test_a_fault(group: str, row: Row, destination: str) -> None:
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@contextmanager
+def arranged(
+    row: Row, destination: str, authority: Authority | None, folder: Path
+) -> Iterator[tuple[Place, list[FlowLogObject], dict[str, str]]]:
+    """The services with the fault set up, the objects, and further settings of the job."""
     with services(destination, **dict(row.limits)) as place:
+        if authority:
+            place.secure(authority, folder)
         items = objects(row.rows)
         put_in_order(place, items)
-        settings = row.arrange(place, items) or {}
+        yield place, items, row.arrange(place, items) or {}
+
+
+@pytest.mark.parametrize(("row", "destination", "scheme"), CASES)
+def test_a_fault(
+    row: Row, destination: str, scheme: str, authority: Authority, tmp_path: Path
+) -> None:
+    over_tls = authority if scheme == TLS else None
+    with arranged(row, destination, over_tls, tmp_path) as (place, items, settings):
         result = place.run(LOG="DEBUG", **settings)
         assert result.code == row.code, result.log
         assert row.says in result.log
@@ -53,18 +102,10 @@ NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
 """Stands for the objects' names where a run ended before it knew of any."""
 
 
-@pytest.mark.parametrize(
-    ("group", "row", "destination"),
-    [case for case in CASES if case.values[1].code and case.values[1].failed == NONE],
-)
-def test_a_fault_before_the_first_object_in_an_events_run(
-    group: str, row: Row, destination: str
-) -> None:
+@pytest.mark.parametrize("row", [row for row in (*STORE, *IAM) if row.code and row.failed == NONE])
+def test_a_fault_before_the_first_object_in_an_events_run(row: Row, tmp_path: Path) -> None:
     """A listing that fails is no fault of such a run; for every other one its object is named."""
-    with services(destination, **dict(row.limits)) as place:
-        items = objects(row.rows)
-        put_in_order(place, items)
-        settings = row.arrange(place, items) or {}
+    with arranged(row, "logdna", None, tmp_path) as (place, items, settings):
         result = place.run(CE_DATA=event(items[0].key), **settings)
         assert result.failed().keys() == ({items[0].key} if result.code else set()), result.log
         assert result.code or "LIST" not in place.store.operations()

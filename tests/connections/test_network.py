@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import trustme
 
 from connections.network import read_network
+from standins.authority import Authority
 from standins.flowlogs import flow_log_object
 from standins.http import Proxy
 from tests.harness import Place, Result, event, services
@@ -20,36 +19,31 @@ ITEM = flow_log_object(1, 3, datetime(2026, 11, 24, 10, tzinfo=UTC))
 
 
 @pytest.fixture(scope="module")
-def company() -> trustme.CA:
-    return trustme.CA()
+def company() -> Authority:
+    return Authority()
 
 
 @pytest.fixture
-def secured(company: trustme.CA) -> Iterator[Place]:
-    """The services, with certificates of a company's own CA."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    company.issue_cert("127.0.0.1").configure_cert(context)
+def secured(company: Authority, tmp_path: Path) -> Iterator[Place]:
+    """The services, with certificates of a company's own CA that the job is not told of."""
     with services() as place:
-        for service in (place.iam, place.store, place.ingestion):
-            service.secure(context)
-        place.environ["COS_ENDPOINT"] = place.store.url
-        place.environ["IAM_ENDPOINT"] = place.iam.url
-        place.environ["LOGDNA_ENDPOINT"] = place.ingestion.url
+        place.secure(company, tmp_path)
+        del place.environ["SSL_CERT_FILE"]
         yield place
 
 
-def bundle(company: trustme.CA, folder: Path) -> str:
-    company.cert_pem.write_to_path(str(folder / "company.pem"))
+def bundle(company: Authority, folder: Path) -> str:
+    (folder / "company.pem").write_text(company.certificate)
     return str(folder / "company.pem")
 
 
-def hashed(company: trustme.CA, folder: Path) -> str:
+def hashed(company: Authority, folder: Path) -> str:
     """A directory of certificates, as `openssl rehash` makes it."""
     path = bundle(company, folder)
     asked = ["openssl", "x509", "-noout", "-hash", "-in", path]
     name = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     (folder / "hashed").mkdir()
-    company.cert_pem.write_to_path(str(folder / "hashed" / f"{name}.0"))
+    (folder / "hashed" / f"{name}.0").write_text(company.certificate)
     return str(folder / "hashed")
 
 
@@ -62,7 +56,7 @@ def remember(place: Place, **settings: str) -> Result:
 @pytest.mark.parametrize("make", [bundle, hashed])
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_the_companys_ca_is_trusted_everywhere(
-    secured: Place, company: trustme.CA, tmp_path: Path, name: str, make: type
+    secured: Place, company: Authority, tmp_path: Path, name: str, make: type
 ) -> None:
     result = remember(secured, **{name: make(company, tmp_path)})
     assert result.code == 0, result.log
@@ -70,9 +64,9 @@ def test_the_companys_ca_is_trusted_everywhere(
     assert "PUT" in secured.store.operations(), "STATE was written"
 
 
-def test_requests_ca_bundle_wins(secured: Place, company: trustme.CA, tmp_path: Path) -> None:
+def test_requests_ca_bundle_wins(secured: Place, company: Authority, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
-    trustme.CA().cert_pem.write_to_path(str(other))
+    other.write_text(Authority().certificate)
     good = bundle(company, tmp_path)
     assert remember(secured, REQUESTS_CA_BUNDLE=good, SSL_CERT_FILE=str(other)).code == 0
     assert remember(secured, REQUESTS_CA_BUNDLE=str(other), SSL_CERT_FILE=good).code == 1
@@ -86,6 +80,37 @@ def test_a_certificate_that_can_not_be_verified_ends_the_run_at_once(secured: Pl
     assert result.failed().keys() == {ITEM.key}
 
 
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ("iam", "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE"),
+        ("store", "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE"),
+        ("ingestion", "its TLS certificate could not be verified"),
+    ],
+)
+@pytest.mark.parametrize("wrong", ["authority", "name"])
+def test_a_service_with_a_wrong_certificate_gets_nothing(
+    place: Place, company: Authority, tmp_path: Path, service: str, said: str, wrong: str
+) -> None:
+    """Of each service, though the others have the right ones."""
+    context = Authority().context() if wrong == "authority" else company.context("127.0.0.2")
+    place.secure(company, tmp_path, {service: context})
+    result = remember(place, FLOWLOG_RETRY_SECONDS="2")
+    assert result.code == 1
+    assert said in result.log
+    assert result.failed().keys() == {ITEM.key}
+    assert getattr(place, service).requests == []
+    assert not place.received()
+
+
+def test_a_log_service_that_does_not_talk_tls(place: Place) -> None:
+    url = place.ingestion.url.replace("http:", "https:")
+    result = remember(place, LOGDNA_ENDPOINT=url, FLOWLOG_RETRY_SECONDS="0.5")
+    assert result.code == 1
+    assert "no TLS connection could be made" in result.log
+    assert result.failed().keys() == {ITEM.key}
+
+
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_a_bundle_that_does_not_exist_is_a_fault(place: Place, name: str) -> None:
     result = place.run(**{name: "/no/such/file.pem"})
@@ -95,7 +120,7 @@ def test_a_bundle_that_does_not_exist_is_a_fault(place: Place, name: str) -> Non
 
 
 def test_a_proxy_holds_for_every_connection(
-    secured: Place, company: trustme.CA, tmp_path: Path
+    secured: Place, company: Authority, tmp_path: Path
 ) -> None:
     proxy = Proxy()
     ca = bundle(company, tmp_path)
