@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ import urllib3
 from hypothesis import HealthCheck, example, given, settings
 
 from connections.get import Getter, NotConnected, NoWholeAnswer
+from standins.authority import Authority
 from standins.http import reset
 
 LIMIT = 40
@@ -20,14 +22,15 @@ LIMIT = 40
 
 
 class Server:
-    """Answers with exactly these bytes, each piece sent on its own."""
+    """Answers with exactly these bytes, each piece sent on its own; with a context, over TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.answers: list[Sequence[bytes]] = []
         self.connections = 0
         self.requests: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def serve(self) -> None:
         with suppress(OSError):
@@ -38,6 +41,8 @@ class Server:
 
     def _talk(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls:
+            connection = self._tls.wrap_socket(connection, server_side=True)
         with suppress(OSError), connection:
             while self.answers:
                 request = b""
@@ -66,8 +71,8 @@ RESET, CLOSE, SILENCE = b"<reset>", b"<close>", b"<silence>"
 
 
 @contextmanager
-def running() -> Iterator[Server]:
-    server = Server()
+def running(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    server = Server(tls)
     threading.Thread(target=server.serve, daemon=True).start()
     try:
         yield server
@@ -227,10 +232,20 @@ def test_a_length_that_is_said_twice_is_one(server: Server) -> None:
     assert by_getter(server, [twice]) == (200, b"ab")
 
 
-def test_a_connection_is_kept_and_a_stale_one_is_replaced() -> None:
-    with running() as server:
-        server.answers = [[ok(b"1")], [ok(b"2")], [CLOSE], [ok(b"3")]]
-        getter = Getter(server.url, 5, 5, None)
+AUTHORITY = Authority()
+
+
+def trusting() -> ssl.SSLContext:
+    """What a client needs in order to talk TLS with a server of this authority."""
+    return ssl.create_default_context(cadata=AUTHORITY.certificate)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("end", [CLOSE, RESET])
+def test_a_connection_is_kept_and_a_stale_one_is_replaced(tls: bool, end: bytes) -> None:
+    with running(AUTHORITY.context() if tls else None) as server:
+        server.answers = [[ok(b"1")], [ok(b"2")], [end], [ok(b"3")]]
+        getter = Getter(server.url, 5, 5, trusting() if tls else None)
         assert getter.get("/a", {"X-Y": "z"}, LIMIT, 5).content == b"1"
         assert getter.get("/b", {}, LIMIT, 5).content == b"2"
         assert server.connections == 1
@@ -242,12 +257,13 @@ def test_a_connection_is_kept_and_a_stale_one_is_replaced() -> None:
         assert [request.split()[1] for request in server.requests] == [b"/a", b"/b", b"/c", b"/c"]
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("end", [CLOSE, RESET])
-def test_a_fresh_connection_without_an_answer_is_no_stale_one(end: bytes) -> None:
-    with running() as server:
+def test_a_fresh_connection_without_an_answer_is_no_stale_one(tls: bool, end: bytes) -> None:
+    with running(AUTHORITY.context() if tls else None) as server:
         server.answers = [[end], [ok(b"1")]]
         with pytest.raises(NoWholeAnswer):
-            Getter(server.url, 5, 5, None).get("/", {}, LIMIT, 5)
+            Getter(server.url, 5, 5, trusting() if tls else None).get("/", {}, LIMIT, 5)
         assert len(server.requests) == 1
 
 
