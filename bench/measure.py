@@ -21,11 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import certifi
+
 PROJECT = Path(__file__).parents[1]
 JOB = ("flowlog.py",)
 REFERENCE = ("-m", "bench.reference")
 BUCKET = "flow-logs"
 MIB = 1024 * 1024
+ENDPOINTS = (
+    "COS_ENDPOINT",
+    "IAM_ENDPOINT",
+    "LOGDNA_ENDPOINT",
+    "CLOUD_LOGS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+)
 CHOICES = {"FLOWLOG_FIELDS", "FLOWLOG_WHERE"}
 """Settings that make other lines than all of them in full."""
 
@@ -150,30 +159,55 @@ def inside(*arguments: object, environ: Mapping[str, str] | None = None) -> dict
 # --- services ------------------------------------------------------------------------------------
 
 
-class Services:
-    """The services of one workload, in a process of their own."""
+class Served:
+    """Services in a process of their own.
 
-    def __init__(self, port: int, said: Mapping[str, Any]) -> None:
-        self._port = port
-        self.first_key: str = said["first_key"]
-        self._expected: dict[str, Any] = said["expected"]
-        self._expected_first: dict[str, Any] = said["expected_first"]
+    `said` is what that process has announced; `folder` is for a file with certificates.
+    """
+
+    def __init__(self, said: Mapping[str, Any], folder: Path) -> None:
+        self._port: int = said["port"]
+        self._tls_port: int = said["tls_port"]
+        # As long as a list that is in use, since reading it is a part of what TLS costs.
+        self._authorities = folder / "authorities.pem"
+        self._authorities.write_text(certifi.contents() + said["authority"])
 
     @property
     def environ(self) -> dict[str, str]:
         """The settings that lead to them."""
-        url = f"http://127.0.0.1:{self._port}"
         return {
+            **dict.fromkeys(ENDPOINTS, f"http://127.0.0.1:{self._port}"),
             "COS_BUCKET": BUCKET,
-            "COS_ENDPOINT": url,
             "COS_CRN": "crn:v1:bluemix:public:cloud-object-storage:global:a/1:2::",
             "APIKEY": "an-api-key",
-            "IAM_ENDPOINT": url,
-            "LOGDNA_ENDPOINT": url,
             "LOGDNA_INGESTION_KEY": "an-ingestion-key",
-            "CLOUD_LOGS_ENDPOINT": url,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         }
+
+    @property
+    def over_tls(self) -> dict[str, str]:
+        """The settings that lead to them over TLS, in place of those of the same names."""
+        return {
+            **dict.fromkeys(ENDPOINTS, f"https://127.0.0.1:{self._tls_port}"),
+            "SSL_CERT_FILE": str(self._authorities),
+        }
+
+    def ask(self, target: str) -> bytes:
+        """What they say of themselves."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        connection.request("GET", target)
+        content = connection.getresponse().read()
+        connection.close()
+        return content
+
+
+class Services(Served):
+    """The services of one workload."""
+
+    def __init__(self, said: Mapping[str, Any], folder: Path) -> None:
+        super().__init__(said, folder)
+        self.first_key: str = said["first_key"]
+        self._expected: dict[str, Any] = said["expected"]
+        self._expected_first: dict[str, Any] = said["expected_first"]
 
     @property
     def event(self) -> dict[str, str]:
@@ -182,14 +216,14 @@ class Services:
 
     def reset(self, latency: Latency) -> None:
         """Forget what was received; from now on answer with this latency."""
-        self._ask(
+        self.ask(
             f"/-/reset?get={latency.get / 1000}&listing={latency.listing / 1000}"
             f"&post={latency.post / 1000}"
         )
 
     def check(self, *, event: bool = False) -> None:
         """Raises Wrong unless every row has arrived, once, since the last reset."""
-        received = json.loads(self._ask("/-/received"))
+        received = json.loads(self.ask("/-/received"))
         expected = self._expected_first if event else self._expected
         for name in ("lines", "distinct", "checksum"):
             if received[name] != expected[name]:
@@ -197,19 +231,12 @@ class Services:
 
     def check_counts(self, summary: Mapping[str, Any]) -> None:
         """Raises Wrong unless every row has arrived or was left out, as this summary says."""
-        arrived = json.loads(self._ask("/-/received"))["lines"]
+        arrived = json.loads(self.ask("/-/received"))["lines"]
         rows = self._expected["lines"]
         if (arrived, rows) != (summary["lines_delivered"], summary["rows"]):
             raise Wrong(f"{arrived} lines received of {rows}, and the job says: {summary}")
         if arrived + summary["filtered"] != rows:
             raise Wrong(f"{arrived} lines and {summary['filtered']} filtered are not {rows}")
-
-    def _ask(self, target: str) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port)
-        connection.request("GET", target)
-        content = connection.getresponse().read()
-        connection.close()
-        return content
 
     def measure(
         self,
@@ -230,20 +257,34 @@ class Services:
 
 
 @contextmanager
+def _started(module: str, *arguments: object) -> Iterator[tuple[dict[str, Any], Path]]:
+    """A process with services: what it announces in a line of JSON, and a folder for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert server.stdout is not None
+            yield json.loads(server.stdout.readline()), Path(folder)
+        finally:
+            server.send_signal(signal.SIGKILL)
+            server.communicate()
+
+
+@contextmanager
 def services(workload: Workload) -> Iterator[Services]:
     """Services with the objects of the workload."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "bench.server", str(workload.objects), str(workload.rows)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert server.stdout is not None
-        said = json.loads(server.stdout.readline())
-        yield Services(said["port"], said)
-    finally:
-        server.send_signal(signal.SIGKILL)
-        server.communicate()
+    with _started("bench.server", workload.objects, workload.rows) as (said, folder):
+        yield Services(said, folder)
+
+
+@contextmanager
+def fleet(interfaces: int, days: int, late: bool) -> Iterator[Served]:
+    """The services of a tick of follow mode over so many interfaces; see `bench.fleet_server`."""
+    with _started("bench.fleet_server", interfaces, days, int(late)) as (said, folder):
+        yield Served(said, folder)
 
 
 # --- side by side --------------------------------------------------------------------------------

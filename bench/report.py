@@ -7,13 +7,13 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.figures import ARRAY, CONCURRENCY, OBJECTS, Curve, Row
+from bench.parts import ARRAY, CONCURRENCY, OBJECTS, Curve, Row
 
 
-def table(rows: Iterable[Row]) -> str:
-    """The rows as Markdown."""
+def table(rows: Iterable[Row], left: str = "reference", right: str = "job") -> str:
+    """The rows as Markdown; `left` and `right` name what is compared."""
     lines = [
-        "| what | reference | job | ratio | goal | met |",
+        f"| what | {left} | {right} | ratio | goal | met |",
         "| --- | --- | --- | --- | --- | --- |",
         *(
             f"| {row.what} | {row.reference} | {row.job} | {row.ratio} | {row.goal}"

@@ -1,6 +1,8 @@
 """`python -m bench.run [--quick] [FIGURE...]`: measures; prints and writes the table and the plot.
 
 With the names of figures it measures only these anew and keeps what the files say of the others.
+With `--against DIRECTORY` it compares the version of the job that is there with this one, and writes
+no file.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import report
-from bench.figures import FIGURES, FULL, QUICK, Curve, Part, Row, Scale
+from bench.figures import FIGURES
 from bench.measure import PROJECT
+from bench.parts import FULL, QUICK, Curve, Part, Row, Scale
+from bench.versions import versions
 
 RESULTS = PROJECT / "bench" / "results.json"
 """All that was measured, by figure."""
@@ -26,9 +30,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the job beside the reference.")
     parser.add_argument("--quick", action="store_true", help="small workloads; writes no file")
     parser.add_argument("figures", nargs="*", choices=[*names, []], metavar="FIGURE")
+    parser.add_argument("--against", type=Path, metavar="DIRECTORY", help="another version")
     options = parser.parse_args()
+    scale = QUICK if options.quick else FULL
+    if options.against:
+        rows = versions(scale, options.against.resolve(strict=True))
+        print(report.table(rows, "old", "new"))
+        return
     parts = {} if options.quick else kept(RESULTS)
-    parts |= measured(options.figures or names, QUICK if options.quick else FULL)
+    parts |= measured(options.figures or names, scale)
     found = [parts[name] for name in names if name in parts]
     rows = [row for part in found for row in part.rows]
     if options.quick:

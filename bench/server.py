@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,7 @@ from xml.sax.saxutils import escape
 import orjson
 from isal import igzip
 
+from standins.authority import Authority
 from standins.flowlogs import FlowLogObject, expected_lines, flow_log_object, flow_log_objects
 
 PAGE_KEYS = 1000
@@ -117,7 +119,7 @@ _SAID = {"/logs/ingest": b'{"status":"ok"}'}
 
 
 class Services:
-    """S3, IAM and ingestion on one port."""
+    """S3, IAM and ingestion, all in one."""
 
     def __init__(self, bucket: Bucket, latency: Latency) -> None:
         self.bucket = bucket
@@ -190,7 +192,7 @@ class Services:
 class Connection(asyncio.Protocol):
     """One keep-alive HTTP/1.1 connection; answers requests in turn."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Answering) -> None:
         self._services = services
         self._buffer = bytearray()
         self._need = -1
@@ -241,13 +243,26 @@ class Connection(asyncio.Protocol):
             self._next()
 
 
-async def serve(bucket: Bucket, announce: Callable[[int], None]) -> None:
-    """Serve until the process ends; `announce` gets the port."""
-    services = Services(bucket, Latency())
+class Answering(Protocol):
+    """What a connection needs of the services behind it."""
+
+    async def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Status, headers and body for one request."""
+
+
+async def serve(
+    services: Answering, tls: ssl.SSLContext, announce: Callable[[int, int], None]
+) -> None:
+    """Serve until the process ends; `announce` gets the port, and that with TLS."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(services), "127.0.0.1", 0)
-    announce(server.sockets[0].getsockname()[1])
-    await server.serve_forever()
+    plain, secure = [
+        await loop.create_server(lambda: Connection(services), "127.0.0.1", 0, ssl=context)
+        for context in (None, tls)
+    ]
+    announce(*(one.sockets[0].getsockname()[1] for one in (plain, secure)))
+    await asyncio.gather(plain.serve_forever(), secure.serve_forever())
 
 
 class Objects:
@@ -309,17 +324,20 @@ def main() -> None:
     """`python -m bench.server COUNT ROWS`: serve so many objects (0 rows: keys only)."""
     count, rows = int(sys.argv[1]), int(sys.argv[2])
     bucket = Objects(flow_log_objects(count, rows)) if rows else Keys(count)
+    authority = Authority()
 
-    def announce(port: int) -> None:
+    def announce(port: int, tls_port: int) -> None:
         said = {
             "port": port,
+            "tls_port": tls_port,
+            "authority": authority.certificate,
             "first_key": bucket.key(0),
             "expected": bucket.expected.as_dict(),
             "expected_first": bucket.expected_first.as_dict(),
         }
         print(json.dumps(said), flush=True)
 
-    asyncio.run(serve(bucket, announce))
+    asyncio.run(serve(Services(bucket, Latency()), authority.context(), announce))
 
 
 if __name__ == "__main__":

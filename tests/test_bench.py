@@ -7,19 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import certifi
 import pytest
 
 from bench import report
-from bench.figures import (
-    ARRAY,
-    CONCURRENCY,
-    FIGURES,
-    OBJECTS,
-    OTHER_DESTINATIONS,
-    Curve,
-    Row,
-    Scale,
-)
+from bench.figures import FIGURES, OTHER_DESTINATIONS
 from bench.measure import (
     JOB,
     REFERENCE,
@@ -30,7 +22,9 @@ from bench.measure import (
     Wrong,
     services,
 )
-from tests.harness import NIGHTLY
+from bench.parts import ARRAY, CONCURRENCY, OBJECTS, Curve, Row, Scale
+from bench.versions import versions
+from tests.harness import NIGHTLY, PROJECT
 
 TINY = Scale(
     w1=Workload(4, 2),
@@ -47,6 +41,8 @@ TINY = Scale(
     gets=3,
     shard_keys=100,
     shard_sets=2,
+    interfaces=3,
+    days=1,
 )
 
 
@@ -65,6 +61,13 @@ def test_the_job_delivers_every_row_once(where: Services, settings: dict[str, st
     assert run.wall > 0
     assert run.cpu > 0
     assert run.peak > 10
+
+
+def test_the_job_delivers_over_tls_and_not_to_anybody(where: Services):
+    run = where.measure(JOB, where.over_tls)
+    assert run.summary["lines_delivered"] == 35
+    with pytest.raises(Wrong, match="exit code 1"):
+        where.measure(JOB, {**where.over_tls, "SSL_CERT_FILE": certifi.where()})
 
 
 def test_the_reference_delivers_the_same(where: Services):
@@ -95,13 +98,20 @@ def test_a_run_that_fails_is_noticed(where: Services):
 
 
 @pytest.mark.parametrize(
-    "figure", FIGURES if NIGHTLY else FIGURES[:2], ids=lambda figure: figure.__name__
+    "figure", FIGURES if NIGHTLY else FIGURES[:3], ids=lambda figure: figure.__name__
 )
 def test_every_figure_can_be_made(figure):
     part = figure(TINY)
     assert part.rows
     assert "| --- |" in report.table(part.rows)
     assert {curve.panel for curve in part.curves} <= {OBJECTS, CONCURRENCY, ARRAY}
+
+
+@pytest.mark.skipif(not NIGHTLY, reason="part of `make nightly`")
+def test_two_versions_are_compared():
+    rows = versions(TINY, PROJECT)
+    assert len(rows) == 21
+    assert "| what | old | new |" in report.table(rows, "old", "new")
 
 
 def test_the_table_says_what_is_met():
