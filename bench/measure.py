@@ -188,7 +188,7 @@ class Served:
         """The settings that lead to them over TLS, in place of those of the same names."""
         return {
             **dict.fromkeys(ENDPOINTS, f"https://127.0.0.1:{self._tls_port}"),
-            "SSL_CERT_FILE": str(self._authorities),
+            "REQUESTS_CA_BUNDLE": str(self._authorities),
         }
 
     def ask(self, target: str) -> bytes:

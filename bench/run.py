@@ -1,7 +1,7 @@
 """`python -m bench.run [--quick] [FIGURE...]`: measures; prints and writes the table and the plot.
 
 With the names of figures it measures only these anew and keeps what the files say of the others.
-With `--against DIRECTORY` it compares the version of the job that is there with this one, and writes
+With `--against DIRECTORY` it compares the version of the job that is there with this one and writes
 no file.
 """
 

@@ -67,7 +67,7 @@ def test_the_job_delivers_over_tls_and_not_to_anybody(where: Services):
     run = where.measure(JOB, where.over_tls)
     assert run.summary["lines_delivered"] == 35
     with pytest.raises(Wrong, match="exit code 1"):
-        where.measure(JOB, {**where.over_tls, "SSL_CERT_FILE": certifi.where()})
+        where.measure(JOB, {**where.over_tls, "REQUESTS_CA_BUNDLE": certifi.where()})
 
 
 def test_the_reference_delivers_the_same(where: Services):
