@@ -11,7 +11,7 @@ import certifi
 import pytest
 
 from bench import report
-from bench.figures import FIGURES, OTHER_DESTINATIONS
+from bench.figures import FIGURES
 from bench.measure import (
     JOB,
     REFERENCE,
@@ -24,6 +24,7 @@ from bench.measure import (
 )
 from bench.parts import ARRAY, CONCURRENCY, OBJECTS, Curve, Row, Scale
 from bench.versions import versions
+from bench.workloads import OTHER_DESTINATIONS
 from tests.harness import NIGHTLY, PROJECT
 
 TINY = Scale(
@@ -98,7 +99,7 @@ def test_a_run_that_fails_is_noticed(where: Services):
 
 
 @pytest.mark.parametrize(
-    "figure", FIGURES if NIGHTLY else FIGURES[:3], ids=lambda figure: figure.__name__
+    "figure", FIGURES if NIGHTLY else FIGURES[:4], ids=lambda figure: figure.__name__
 )
 def test_every_figure_can_be_made(figure):
     part = figure(TINY)
