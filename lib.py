@@ -133,7 +133,7 @@ class Lines:
         captured = fields.get("capture_end_time")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
-        for row, entry in enumerate(self.selection.entries(self.flow_log)):
+        for row, entry in enumerate(self.selection.noted(fields, self.flow_log.entries)):
             if not wanted(entry, row):
                 self.filtered += 1
                 continue

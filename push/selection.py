@@ -9,7 +9,6 @@ from itertools import takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from push.decoder import FlowLog
 from push.encoder import render
 
 log = logging.getLogger("flowlog.selection")
@@ -106,11 +105,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class Frame(NamedTuple):
     """How the lines of an object are made where they differ in one piece only.
 
-    `own` gives the fields of an entry that are this piece; it raises KeyError where one is not
-    there. `head` and `tail` stand around it. No entry may have one of the fields in `apart`.
+    `own` gives the fields of an entry that are this piece (None: all of them); it raises KeyError
+    where one is not there. `head` comes before it, `tail` after it. No entry may have one of the
+    fields in `apart`.
     """
 
-    own: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
     head: bytes
     tail: bytes
     apart: frozenset[str]
@@ -132,14 +132,18 @@ class Selection:
         self._not_met = set(self.fields.named - ADDED)
         self._met: set[str] = set()
 
-    def entries(self, flow_log: FlowLog) -> Iterable[Mapping[str, Any]]:
-        """The entries of an object; notes the names of fields, while a named one is not met."""
-        return self._noted(flow_log) if self._not_met else flow_log.entries
+    def noted(
+        self, fields: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+    ) -> Iterable[Mapping[str, Any]]:
+        """The same entries of an object; notes names of fields, while a named one is not met."""
+        return self._noted(fields, entries) if self._not_met else entries
 
-    def _noted(self, flow_log: FlowLog) -> Iterator[Mapping[str, Any]]:
-        for entry in flow_log.entries:
+    def _noted(
+        self, fields: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+    ) -> Iterator[Mapping[str, Any]]:
+        for entry in entries:
             if self._not_met:
-                names = flow_log.fields.keys() | entry.keys()
+                names = fields.keys() | entry.keys()
                 self._not_met -= names
                 if len(self._met) < _MOST_NAMES:
                     self._met |= names
@@ -186,7 +190,7 @@ class Selection:
             return _kept_frame(chosen.kept, fields, added)
         apart = chosen.dropped.union(fields, added)
         fields, added = _without(chosen.dropped, fields), _without(chosen.dropped, added)
-        return Frame(_as_it_is, _head(fields), _tail(added), apart)
+        return Frame(None, _head(fields), _tail(added), apart)
 
     def warn_of_fields_not_met(self) -> None:
         """Warn of the fields named in FLOWLOG_FIELDS that no flow of the run had, if it had any."""
@@ -229,10 +233,6 @@ def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, An
     return {name: fields[name] for name in fields if name not in dropped}
 
 
-def _as_it_is(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return entry
-
-
 def _kept_frame(
     names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]
 ) -> Frame | None:
@@ -261,7 +261,7 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
     frame = _kept_frame(names, fields, added)
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
-        if frame and frame.apart.isdisjoint(entry):
+        if frame and frame.own and frame.apart.isdisjoint(entry):
             try:
                 own = frame.own(entry)
                 return frame.head, render(own)[1:-1], frame.tail, own
