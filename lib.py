@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 
-from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.errors import ObjectError, ObjectNotFound, StoreError
 from bucket.interfaces import Hours, Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.marks import beginning_at
@@ -37,7 +37,7 @@ from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.follow import Follower
 from push.ledger import Tally
-from push.loop import OnProgress, OnSettled, Pusher, say_gone
+from push.loop import OnProgress, OnSettled, Pusher, log_deleted
 from push.named import push_all_named
 from push.reader import Reader
 from push.remember import memory_of, remember_pushed
@@ -278,8 +278,8 @@ class Job:
         """
         try:
             return self._reader.call(self._reader.store.stat, key)
-        except ObjectGone:
-            say_gone(key)
+        except ObjectNotFound:
+            log_deleted(key)
             self.tally.skipped += 1
         except ObjectError as error:
             self.tally.failed.append(key, str(error))

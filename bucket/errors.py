@@ -32,7 +32,7 @@ class ObjectError(Exception):
     """Whether another run would fail again: a fault of the object, not of the store or a right."""
 
 
-class ObjectGone(ObjectError):
+class ObjectNotFound(ObjectError):
     """The object was deleted before it was read."""
 
 
@@ -183,7 +183,7 @@ def _fault_of_setup(status: int, code: str, answer: str, bucket: str) -> StoreEr
 
 def _fault_of_object(status: int, code: str, answer: str) -> ObjectError:
     if code == "NoSuchKey":
-        return ObjectGone("the object is not in the bucket any more")
+        return ObjectNotFound("the object is not in the bucket any more")
     if code == "InvalidObjectState":
         return ObjectArchived(f"the object is archived ({status} {code}): restore it, then push it")
     if status == 412:
@@ -214,7 +214,7 @@ def explain_state_refusal(
             f"{answer}; it is locked, by a retention policy or Object Lock of its bucket: let"
             " FLOWLOG_STATE_BUCKET name a bucket without one"
         )
-    if isinstance(error, ObjectGone | PreconditionRefused):
+    if isinstance(error, ObjectNotFound | PreconditionRefused):
         return error
     if status == 409:  # a conflict with another request: it may be sent again
         return Unanswered(str(error))

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from bucket.flowkeys import HOUR_SECONDS, hour_key, interface_of, is_in_hour
-from bucket.listing import MOST_KEYS, ObjectRef, Page, PageRequest
+from bucket.listing import MAX_KEYS, ObjectRef, Page, PageRequest
 
 KEYS_AN_HOUR = 12
 """Of an interface: an object about every five minutes (IBM Cloud docs, VPC)."""
@@ -39,7 +39,7 @@ class Hours:
         Of the pages after it, each has twice as many as the one before.
         """
         hours = (self.end - self.begin) // HOUR_SECONDS + 2
-        return min(hours * KEYS_AN_HOUR, MOST_KEYS)
+        return min(hours * KEYS_AN_HOUR, MAX_KEYS)
 
 
 class Walk:
@@ -58,7 +58,7 @@ class Walk:
         self.pages = 0
         """How many were read since the walk began or was last divided."""
         self._hours = hours
-        self._keys = hours.first_keys if hours else MOST_KEYS
+        self._keys = hours.first_keys if hours else MAX_KEYS
 
     @property
     def jumps(self) -> bool:
@@ -91,7 +91,7 @@ class Walk:
 
     def _go_on(self, last: str) -> None:
         """Continue behind this key, or at the hour where its interface becomes of interest."""
-        self.after, self._keys = last, min(2 * self._keys, MOST_KEYS)
+        self.after, self._keys = last, min(2 * self._keys, MAX_KEYS)
         interface = interface_of(last)
         if self._hours is None or interface is None or not is_in_hour(last, interface):
             return
@@ -127,7 +127,7 @@ def folders_ahead(walk: Walk) -> Generator[PageRequest, Page, list[str]]:
         place = place[: place.rfind("/", 0, -1) + 1]
         if len(place) < len(walk.prefix):
             place = walk.prefix
-        request: PageRequest | None = PageRequest(place, walk.after, MOST_KEYS, "/")
+        request: PageRequest | None = PageRequest(place, walk.after, MAX_KEYS, "/")
         while request:
             page = yield request
             ahead = [one for one in page.folders if one > walk.after]
@@ -136,5 +136,5 @@ def folders_ahead(walk: Walk) -> Generator[PageRequest, Page, list[str]]:
             is_new = bool(inside) and (not found or found[-1] < inside[0])
             found += inside if is_new else []
             go_on = page.more is not None and is_new and len(inside) == len(ahead)
-            request = PageRequest(place, "", MOST_KEYS, "/", page.more or "") if go_on else None
+            request = PageRequest(place, "", MAX_KEYS, "/", page.more or "") if go_on else None
     return found

@@ -59,7 +59,7 @@ class Page:
     folders: list[str] = field(default_factory=list)
 
 
-MOST_KEYS = 1000
+MAX_KEYS = 1000
 """Of one page (S3 API, ListObjectsV2: max-keys)."""
 
 
@@ -73,7 +73,7 @@ class PageRequest:
 
     prefix: str
     after: str = ""
-    keys: int = MOST_KEYS
+    keys: int = MAX_KEYS
     delimiter: str = ""
     more: str = ""
 
@@ -84,7 +84,7 @@ class PageRequest:
             "delimiter": self.delimiter,
             # Of a request with a token, the store does not look at it.
             "start-after": "" if self.more else self.after,
-            "max-keys": str(self.keys) if self.keys < MOST_KEYS else "",
+            "max-keys": str(self.keys) if self.keys < MAX_KEYS else "",
         }
         # Encoded, because XML can't hold every character that a key can.
         query = {"encoding-type": "url", "list-type": "2", "prefix": self.prefix}

@@ -29,7 +29,7 @@ LEASE_SECONDS = 15 * 60
 """A worker that hasn't written STATE for so long is taken for dead."""
 
 
-_MOST_REFUSALS = 5
+_MAX_REFUSALS = 5
 """So many times a write may be refused although STATE is as its precondition says."""
 
 
@@ -191,7 +191,7 @@ class StateObject:
                     return now.etag
                 case Outcome.CHANGED:
                     raise StateChanged(self.key, now)
-            if refusals >= _MOST_REFUSALS:
+            if refusals >= _MAX_REFUSALS:
                 raise StateError(
                     f"the STATE object {self.key!r} can't be written: the object store refuses"
                     " preconditions that hold; look at COS_ENDPOINT"

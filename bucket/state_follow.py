@@ -19,7 +19,7 @@ from bucket.state_text import (
     unreadable,
 )
 
-MOST_PARKED = 100
+MAX_PARKED = 100
 """More objects that can't be read mean the store or a setting, not the objects."""
 
 PARKED_SECONDS = 7 * 24 * 3600
@@ -71,7 +71,7 @@ class Following(Work):
         """The same with one more object that is parked; None where there are too many."""
         parked = (*self.parked, Parked(ref.last_modified, ref.key, now))
         names = json.dumps([one.key for one in parked])
-        if len(parked) > MOST_PARKED or len(names) > NAMED_FAILURES_BYTES:
+        if len(parked) > MAX_PARKED or len(names) > NAMED_FAILURES_BYTES:
             return None
         return dataclasses.replace(self, parked=parked)
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from bucket.errors import (
     ObjectError,
-    ObjectGone,
+    ObjectNotFound,
     ObjectTooLarge,
     PreconditionRefused,
     StoreError,
@@ -170,7 +170,7 @@ class Store:
         """What `look` finds under the key, or, where there is nothing, under the decoded one."""
         try:
             return look(key)
-        except ObjectGone:
+        except ObjectNotFound:
             other = decoded(key)
             if other is None:
                 raise
@@ -241,7 +241,7 @@ class Store:
         """STATE, or None if there is none. Raises StoreError, Unanswered: this asks only once."""
         try:
             return self._get_state(key)
-        except ObjectGone:
+        except ObjectNotFound:
             return None
         except ObjectError as error:
             raise StoreError(f"the STATE object {key!r} can't be read: {error}") from None
@@ -265,7 +265,7 @@ class Store:
         request = Request("PUT", key, STATE_LIMIT_BYTES, headers=condition, body=content)
         try:
             return _etag(self._change_state(request))
-        except (ObjectGone, PreconditionRefused) as error:
+        except (ObjectNotFound, PreconditionRefused) as error:
             # If-Match on an object that isn't there is answered with 404 or 412.
             raise PreconditionFailed(str(error)) from None
 

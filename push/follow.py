@@ -12,7 +12,7 @@ from typing import Protocol
 from bucket.interfaces import Hours
 from bucket.listing import ObjectRef
 from bucket.state import has_settled, settled_until
-from bucket.state_follow import MOST_PARKED, Following
+from bucket.state_follow import MAX_PARKED, Following
 from push import worker
 from push.lag import Lag
 from push.ledger import Settled, Tally
@@ -147,7 +147,7 @@ class Follower:
         else:
             self._check_delivery(entry)
             self._note_read(entry)
-        if self._has_read or len(self._unread) > MOST_PARKED:
+        if self._has_read or len(self._unread) > MAX_PARKED:
             self._park_unread(with_late)
         if not unread and not self._unread:
             self._move(entry.ref, with_late)
@@ -166,7 +166,7 @@ class Follower:
             ref = self._unread[0]
             parked = self._claim.state.with_parked(ref, self._now)
             if parked is None or not self._has_read:
-                raise self._stuck(f"more than {MOST_PARKED} objects can't be read")
+                raise self._stuck(f"more than {MAX_PARKED} objects can't be read")
             log.warning("parked, since others can be read; each run tries it again: %s", ref.key)
             self._claim.state = parked
             self._move(ref, with_late)

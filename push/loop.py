@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.errors import ObjectError, ObjectNotFound, StoreError
 from bucket.listing import ObjectRef
 from bucket.state import StateError, StateLost
 from bucket.store import Body
@@ -79,7 +79,7 @@ LinesOf = Callable[[bytes, str], Lines]
 """Makes an object, as stored, and its key into lines. Raises Unreadable."""
 
 
-def say_gone(key: str) -> None:
+def log_deleted(key: str) -> None:
     """Log that an object was deleted before it was read."""
     log.warning("gone before it was read, nothing to push: %s", key)
 
@@ -169,8 +169,8 @@ class Pusher:
                 self._add_lines(push.ledger, number, ref.key, body.content)
         except _ENDS_THE_PUSH:
             raise
-        except ObjectGone:
-            say_gone(ref.key)
+        except ObjectNotFound:
+            log_deleted(ref.key)
             nothing = True
         except (ObjectError, Unreadable) as error:
             permanent = isinstance(error, Unreadable) or error.permanent

@@ -37,7 +37,7 @@ DOCUMENTED = NUMBERS | TEXTS | {"was_initiated", "was_terminated"}
 """The fields of a flow log and its entries, of which some are numbers and some texts (IBM Cloud
 docs, VPC, "Viewing flow log objects")."""
 
-_MOST_NAMES = 1000
+_MAX_NAMES = 1000
 """So many different names are kept in memory to find the nearest one among."""
 
 Parts = tuple[bytes, bytes, bytes, Mapping[str, Any]]
@@ -141,7 +141,7 @@ class Selection:
             if self._not_met:
                 names = flow_log.fields.keys() | entry.keys()
                 self._not_met -= names
-                if len(self._met) < _MOST_NAMES:
+                if len(self._met) < _MAX_NAMES:
                     self._met |= names
             yield entry
 

@@ -49,7 +49,7 @@ def test_a_fault(group: str, row: Row, destination: str) -> None:
         check_accounts(place, row, items, result)
 
 
-NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
+NOT_LISTED = f"not delivered: all objects of bucket {BUCKET} whose keys start with "
 """Stands for the objects' names where a run ended before it knew of any."""
 
 

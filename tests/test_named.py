@@ -71,7 +71,7 @@ def _body(name: str) -> bytes:
 def test_a_listing_that_can_not_be_used(one: Run, listing: bytes) -> None:
     result = one(ENVIRON, instead(listing=answer(200, listing)))
     assert result.code == 1, result.log
-    assert result.failed() or "not delivered: what the bucket flow-logs holds" in result.log
+    assert result.failed() or "not delivered: all objects of bucket flow-logs" in result.log
     assert "fault of this program" not in result.log
 
 
@@ -146,7 +146,7 @@ def test_an_unforeseen_error_of_the_run_ends_it_with_a_sentence(
     result = one(ENVIRON)
     assert result.code == 1
     assert "please report it: KeyError" in result.log
-    assert "not delivered: what the bucket flow-logs holds" in result.log
+    assert "not delivered: all objects of bucket flow-logs" in result.log
 
 
 def test_an_unforeseen_error_in_an_events_run_names_its_object(

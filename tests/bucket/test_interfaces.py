@@ -139,7 +139,7 @@ def test_all_ticks_together_find_what_the_full_listing_finds(
     with pytest.MonkeyPatch.context() as patch:
         # As small as can be, so that a few keys take many pages, and walks are divided.
         patch.setattr(interfaces, "KEYS_AN_HOUR", first_keys)
-        patch.setattr(interfaces, "MOST_KEYS", 4)
+        patch.setattr(interfaces, "MAX_KEYS", 4)
         patch.setattr("push.survey.LONG_WALK_PAGES", long_walk)
         marks = beginning_at(None if since is None else NEW_YEAR + since)
         pushed: Counter[str] = Counter()

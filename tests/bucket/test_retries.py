@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bucket.errors import ObjectGone, ReadInterrupted, StoreUnavailable, Trouble, Unanswered
+from bucket.errors import ObjectNotFound, ReadInterrupted, StoreUnavailable, Trouble, Unanswered
 from bucket.retries import OBJECT_TRIES, Retries
 from connections.retry import RetryPolicy
 from connections.stop import Stop, Stopped
@@ -166,9 +166,9 @@ def test_an_object_that_is_gone_is_an_answer() -> None:
     world.broken["b"] = Unanswered("500")
 
     def gone() -> str:
-        raise ObjectGone("gone")
+        raise ObjectNotFound("gone")
 
-    with pytest.raises(ObjectGone):
+    with pytest.raises(ObjectNotFound):
         world.retries.read(gone, world.another)
     world.read("a")
     with pytest.raises(ReadInterrupted):

@@ -43,7 +43,7 @@ MODES = ("simple", "remember", "catch-up")
         (403, "InvalidAccessKeyId", "StoreError", "StoreError"),
         (403, "SignatureDoesNotMatch", "StoreError", "StoreError"),
         (403, "RequestTimeTooSkewed", "StoreError", "StoreError"),
-        (404, "NoSuchKey", "StoreError", "ObjectGone"),
+        (404, "NoSuchKey", "StoreError", "ObjectNotFound"),
         (404, "NoSuchBucket", "StoreError", "StoreError"),
         (404, "", "StoreError", "StoreError"),
         (412, "PreconditionFailed", "StoreError", "PreconditionRefused"),

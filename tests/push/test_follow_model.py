@@ -224,9 +224,9 @@ class FollowProtocol(Protocol):
 def test_any_interleaving_of_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     # As small as can be, so that a few objects take many pages, passes and parked objects.
     monkeypatch.setattr(interfaces, "KEYS_AN_HOUR", 1)
-    monkeypatch.setattr(interfaces, "MOST_KEYS", 4)
+    monkeypatch.setattr(interfaces, "MAX_KEYS", 4)
     monkeypatch.setattr(survey, "LONG_WALK_PAGES", 3)
     monkeypatch.setattr(follow, "LITTLE", 1)
     for module in (follow, state_follow):
-        monkeypatch.setattr(module, "MOST_PARKED", 2)
+        monkeypatch.setattr(module, "MAX_PARKED", 2)
     run_state_machine_as_test(FollowProtocol, settings=PROFILE)

@@ -72,7 +72,7 @@ def test_a_trusted_profile_stands_in_for_the_api_key(setting: str) -> None:
 
 def test_a_trusted_profile_has_one_name() -> None:
     text = faults({**IAM_WAY, "APIKEY": "", "IAM_PROFILE_NAME": "a", "IAM_PROFILE_ID": "b"})
-    assert text == "IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go"
+    assert text == "IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: remove one of them"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_an_endpoint_that_holds_the_bucket_would_find_nothing(endpoint: str, usa
     if usable:
         assert read_settings(environ)
     else:
-        assert "COS_ENDPOINT must not hold the bucket's name" in faults(environ)
+        assert "COS_ENDPOINT must not contain the bucket's name" in faults(environ)
 
 
 def test_an_array_needs_an_index() -> None:
