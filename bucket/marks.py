@@ -57,7 +57,7 @@ class Marks:
         # Where late ones are looked for, all of both kinds come in one order.
         return replace_late(moved, place) if with_late else moved
 
-    def looked(self, until: int) -> Marks:
+    def late_pushed(self, until: int) -> Marks:
         """The marks once all late objects have settled that were written at `until` or before."""
         return replace_late(self, (until + 1, ""))
 

@@ -235,7 +235,7 @@ class CatchUp(Work):
         failed = tuple(name for name in self.failed if name != key)
         return dataclasses.replace(self, failed=failed, failed_total=self.failed_total - 1)
 
-    def struck_out(self, key: str, snapshot: Snapshot) -> CatchUp:
+    def next_without_failure(self, key: str, snapshot: Snapshot) -> CatchUp:
         """The text that a run with an event writes, which has pushed this failure."""
         return self.without_failure(key).next(cutoff=self.cutoff_at(snapshot))
 
@@ -251,7 +251,7 @@ class CatchUp(Work):
     def rebased(self, before: CatchUp, now: CatchUp, snapshot: Snapshot) -> CatchUp:
         """This worker's view of STATE, in which others have meanwhile made `now` of `before`.
 
-        Events strike out failures that they have pushed.
+        Runs with an event remove failures that they have pushed.
         """
         view = dataclasses.replace(
             self,

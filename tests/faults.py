@@ -519,7 +519,7 @@ STORE = [
             (0,))
         for status, code in ((400, "InvalidRequest"), (405, "MethodNotAllowed"))
     ),
-    Row("an object deleted between listing and reading", deleted, "gone before it was read",
+    Row("an object deleted between listing and reading", deleted, "deleted before it was read",
         skipped=(0,)),
     Row("an object replaced between listing and reading", replaced, "summary"),
     Row("a page of the listing that fails three times", listing(SLOW_DOWN,

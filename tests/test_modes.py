@@ -667,7 +667,7 @@ def test_a_retry_of_the_same_job_run_goes_on_at_once(
 
 
 @pytest.mark.parametrize("written_anew", [True, False])
-def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_struck_out(
+def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_removed(
     place: Place, objects: list[FlowLogObject], written_anew: bool
 ) -> None:
     put_in_order(place, objects)
@@ -709,7 +709,7 @@ def test_a_failure_is_pushed_while_the_worker_works_and_it_takes_that_in(place: 
     place.store.script.rule(repair)
     result = run_worker(place, checkpoint=0)
     assert repaired[1].code == 0, repaired[1].log
-    assert "struck out" in repaired[1].log
+    assert "removed from the failures" in repaired[1].log
     assert result.code == 1, "one of its objects has failed"
     assert "stopped" not in result.log
     assert (state(place)["status"], state(place)["failed"]) == ("finished", [])

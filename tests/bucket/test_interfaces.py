@@ -153,7 +153,7 @@ def test_all_ticks_together_find_what_the_full_listing_finds(
                 pushed[ref.key] += 1
                 marks = marks.moved((ref.last_modified, ref.key), with_late=with_late)
             if with_late:
-                marks = marks.looked(date - SETTLING_SECONDS - 10)
+                marks = marks.late_pushed(date - SETTLING_SECONDS - 10)
     wanted = [
         one.ref for one in objects if since is None or one.ref.last_modified >= NEW_YEAR + since
     ]

@@ -29,7 +29,7 @@ def test_where_late_ones_are_looked_for_both_marks_move_and_never_back() -> None
 
 
 def test_late_objects_are_due_once_an_hour() -> None:
-    marks = Marks((NOW, "a")).looked(NOW)
+    marks = Marks((NOW, "a")).late_pushed(NOW)
     assert not marks.wants(ref(NOW, 20), with_late=True)
     assert marks.wants(ref(NOW + 1, 20), with_late=True)
     assert not marks.wants(ref(NOW + 1, 20), with_late=False)

@@ -41,7 +41,7 @@ def test_the_cutoff_follows_from_the_time_of_the_closing_write(
     assert state.cutoff_at(closing) == expected
     # Whoever writes STATE next puts it into the text, since the time of STATE is another one then.
     assert state.claimed("v", "c", closing).cutoff == expected
-    assert state.struck_out("k", closing).cutoff == expected
+    assert state.next_without_failure("k", closing).cutoff == expected
     assert state.rebased(state, state, closing).cutoff == expected
 
 
@@ -105,10 +105,10 @@ def test_failures_are_counted_once_and_named_while_there_is_room() -> None:
     assert state.without_failure("another") == state
 
 
-def test_what_others_have_struck_out_stays_so() -> None:
+def test_failures_that_others_removed_stay_removed() -> None:
     before = CatchUp(worker="w", claim="c", sequence=5, failed_total=3, failed=("a", "b", "c"))
     mine = before.with_failure("d").next(mark=(7, "d"))
-    now = before.struck_out("b", snapshot(b""))
+    now = before.next_without_failure("b", snapshot(b""))
     mine = mine.rebased(before, now, snapshot(b""))
     assert (mine.failed, mine.failed_total) == (("a", "c", "d"), 3)
     assert (mine.mark, mine.sequence) == ((7, "d"), now.sequence)

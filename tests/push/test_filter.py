@@ -90,9 +90,9 @@ def test_a_flow_is_sent_where_the_expression_is_true(expression: str, sent: bool
         ("none > `1`", "None and 1 have no order"),
         ("was_initiated > `5`", "True and 5 have no order"),
         ("length(target_port) > `100`", "invalid type for value: 22"),
-        ("cidr(action, '10.0.0.0/8')", "'rejected' is no address"),
-        ("cidr(empty, '10.0.0.0/8')", "'' is no address"),
-        ("cidr(target_port, '10.0.0.0/8')", "22 is no address"),
+        ("cidr(action, '10.0.0.0/8')", "'rejected' is not an IP address"),
+        ("cidr(empty, '10.0.0.0/8')", "'' is not an IP address"),
+        ("cidr(target_port, '10.0.0.0/8')", "22 is not an IP address"),
         ("cidr(list, '10.0.0.0/8')", "unhashable"),
         ("[?action=='accepted']", "a value is not a list"),
         ("action[*].x", "a value is not a list"),
@@ -113,7 +113,7 @@ def test_a_flow_that_the_expression_does_not_fit_is_sent_and_warned_about_once(
 @pytest.mark.parametrize(
     ("expression", "fault"),
     [
-        ("action=='x' &&", "is no JMESPath expression: its end is missing"),
+        ("action=='x' &&", "is not a valid JMESPath expression: its end is missing"),
         ("action='x'", "at character 7, `='x'`: Unknown token '='"),
         ("action=='x", "at character 9, `'x`: Unclosed ' delimiter"),
         ("action == 'x' bytes", "at character 15, `bytes`"),
@@ -125,9 +125,9 @@ def test_a_flow_that_the_expression_does_not_fit_is_sent_and_warned_about_once(
         ("cidr(initiator_ip)", "gives `cidr` no address and network at character 1"),
         ("cidr(initiator_ip, target_ip)", "a network that is not a text in quotes"),
         ("cidr(initiator_ip, `5`)", "a network that is not a text in quotes"),
-        ("cidr(initiator_ip, '10.0.0.0/33')", "a network that is none: '10.0.0.0/33'"),
+        ("cidr(initiator_ip, '10.0.0.0/33')", "an invalid network: '10.0.0.0/33'"),
         ("cidr(initiator_ip, '10.0.0.1/8')", "10.0.0.1/8 has host bits set"),
-        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", "a network that is none: 'home'"),
+        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", "an invalid network: 'home'"),
         ("!" * 5000 + "a", "is nested too deeply"),
     ],
 )  # fmt: skip

@@ -226,7 +226,7 @@ def test_any_interleaving_of_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interfaces, "KEYS_AN_HOUR", 1)
     monkeypatch.setattr(interfaces, "MAX_KEYS", 4)
     monkeypatch.setattr(survey, "LONG_WALK_PAGES", 3)
-    monkeypatch.setattr(follow, "LITTLE", 1)
+    monkeypatch.setattr(follow, "LAST_PASS_OBJECTS", 1)
     for module in (follow, state_follow):
         monkeypatch.setattr(module, "MAX_PARKED", 2)
     run_state_machine_as_test(FollowProtocol, settings=PROFILE)

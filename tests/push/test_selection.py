@@ -127,7 +127,7 @@ def test_a_field_that_no_flow_had_is_warned_about_once(caplog: pytest.LogCapture
     selection = Selection(parse_fields("start,prot,vcp,port,_app,_object,_row"))
     for _ in range(3):
         list(lines(FLOW_LOG, KEY, selection))
-    selection.warn_of_fields_not_met()
+    selection.warn_of_missing_fields()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "'prot'" in said[0] and "nearest name is 'port'" in said[0]
@@ -141,7 +141,7 @@ def test_a_field_that_one_flow_had_is_not_warned_about(
     selection = Selection(parse_fields("-rare,-port"), where)
     entries: list[dict[str, Any]] = [{"port": 2}] * 50 + [{"port": 2, "rare": 1}]
     list(lines(FlowLog({}, entries), KEY, selection))
-    selection.warn_of_fields_not_met()
+    selection.warn_of_missing_fields()
     assert caplog.records == []
 
 
@@ -149,7 +149,7 @@ def test_a_run_without_flows_warns_of_nothing(caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.DEBUG)
     selection = Selection(parse_fields("prot"))
     list(lines(FlowLog({"a": 1}, []), KEY, selection))
-    selection.warn_of_fields_not_met()
+    selection.warn_of_missing_fields()
     assert caplog.records == []
 
 
