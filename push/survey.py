@@ -75,7 +75,7 @@ class Survey:
         """Divide this walk among several, if it is long and few other requests are in flight."""
         idle = self._reader.store.concurrency - len(self._asked) - len(self._waiting)
         if (
-            not walk.jumps
+            not walk.skips_hours
             or walk.pages < self._long_walk_pages
             or idle < self._reader.store.concurrency // 2
         ):

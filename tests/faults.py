@@ -515,7 +515,7 @@ STORE = [
     Row("403 on the listing", listing(*[s3_error(403, "AccessDenied")] * 9), "403 AccessDenied", 1),
     Row("an archived object", one_object(s3_error(403, "InvalidObjectState")), "archived", 1, (0,)),
     *(
-        Row(f"{status} on one object", one_object(s3_error(status, code)), "does not hand out", 1,
+        Row(f"{status} on one object", one_object(s3_error(status, code)), "refuses to return", 1,
             (0,))
         for status, code in ((400, "InvalidRequest"), (405, "MethodNotAllowed"))
     ),

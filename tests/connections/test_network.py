@@ -82,7 +82,7 @@ def test_a_certificate_that_can_not_be_verified_ends_the_run_at_once(secured: Pl
     result = remember(secured)
     assert result.code == 1
     assert "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE" in result.log
-    assert "asked again" not in result.log
+    assert "retrying in" not in result.log
     assert result.failed().keys() == {ITEM.key}
 
 
