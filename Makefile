@@ -1,7 +1,8 @@
-# Three commands do all their own set-up: `make run` shows the job at work, `make test` checks it,
-# `make bench` measures it (`make bench QUICK=1` is a short look that writes no file).
+# `make run` shows the job with local test servers, `make test` runs all checks and tests,
+# `make bench` measures the job (`make bench QUICK=1` is shorter and writes no file). Each of them
+# installs what it needs.
 PYTHON ?= python3
-# Where `make run` sends to: logdna, cloud-logs or otlp.
+# The log service of `make run`: logdna, cloud-logs or otlp.
 DESTINATION ?= logdna
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -16,7 +17,8 @@ run: $(READY)
 
 test: lint types unit
 
-# import-linter knows packages only, so each file of the root is shown to it as one.
+# import-linter checks only packages, so .floors has a link to each folder, and a package for each
+# file of the root.
 FOLDERS := deploy desk run push bucket destinations connections
 ROOT_FILES := flowlog lib logdna_synchronous test_flowlog_to_logdna
 lint: $(READY)
@@ -30,14 +32,15 @@ lint: $(READY)
 types: $(READY)
 	$(PY) -m mypy
 
-# More workers than cores, since most tests wait for a job or for a server that is told to be slow.
+# More workers than cores, because most tests wait for a job or for a server that is slow on
+# purpose.
 unit: $(READY)
 	$(PY) -m pytest -n 4 --dist loadfile
 
 bench: $(READY_BENCH)
 	$(PY) -m bench.run $(if $(QUICK),--quick)
 
-# The stamp is made last: a set-up that broke off is done again.
+# The stamp file is written last, so that an interrupted installation is repeated.
 $(READY): requirements-build.txt tests/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -49,21 +52,22 @@ $(READY_BENCH): $(READY) bench/requirements.txt
 	$(PIP) -r bench/requirements.txt
 	touch $(READY_BENCH)
 
-# The same questions with far more answers: 100,000 inputs for each fuzz test; about half an hour.
-# And the tester's report in a browser, where there is one (Debian: chromium).
+# The same tests with many more inputs (100,000 for each fuzz test), and the tests that are marked
+# as nightly; about half an hour. If there is a browser (Debian: chromium), also the report in it.
 nightly: $(READY)
 	FLOWLOG_NIGHTLY=1 $(PY) -m pytest tests/push tests/bucket tests/destinations tests/desk \
 		tests/deploy tests/test_edges.py tests/test_bench.py tests/test_modes.py
 
-# The picture of the tester's report in the documentation; needs chromium.
+# Makes the screenshot of the report for the documentation; needs chromium.
 screenshot: $(READY)
 	$(PY) -m standins.picture
 
-# Known vulnerabilities of what is in the image; says so and passes where there is no network.
+# Checks the packages in the image for known vulnerabilities. Without a network it says so and
+# passes.
 audit: $(READY)
 	$(PY) -m tests.audit requirements.txt
 
-# The lock files, anew from pyproject.toml; needs the network.
+# Updates the lock files from pyproject.toml; needs the network.
 UV := .uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --upgrade \
 	--custom-compile-command "make lock" --no-emit-index-url pyproject.toml

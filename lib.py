@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from bucket.errors import ObjectError, ObjectNotFound, StoreError
-from bucket.interfaces import Hours, Walk
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
-from bucket.marks import beginning_at
 from bucket.shard import Shard
 from bucket.state import StateError, StateObject
-from bucket.state_follow import Following, read_following
-from bucket.state_text import CatchUp, Status, read_catch_up
 from bucket.store import Store, decoded
 from connections.stop import Stop
 from connections.values import iso_milliseconds
@@ -32,19 +29,16 @@ from destinations.base import Line, Source
 from destinations.block import Block
 from logdna_synchronous import APP, Delivery
 from push.blocks import block_of
-from push.catch_up import CatchUpWorker, push_unless_left_to_worker, warn_of_failures
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
-from push.follow import Follower
 from push.ledger import Tally
 from push.loop import OnProgress, OnSettled, Pusher, log_deleted
-from push.named import push_all_named
 from push.reader import Reader
-from push.remember import memory_of, remember_pushed
 from push.selection import OBJECT, Selection
 from push.state_exchange import StateExchange
-from push.survey import Survey
-from push.worker import claim
+
+if TYPE_CHECKING:
+    from bucket.interfaces import Hours
 
 log = logging.getLogger("flowlog.lib")
 
@@ -102,16 +96,16 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
-"""Limit of the object's own fields, repeated in every line; 250,000 real lines are close to it."""
+"""Limit for the object's own fields, repeated in every line; 250,000 real lines come close."""
 
 
 @dataclass(slots=True)
 class Lines:
-    """The lines of one object; contract, section 4. Iterating raises Unreadable."""
+    """One line for each entry that is wanted; contract, section 4. Iterating raises Unreadable."""
 
     flow_log: FlowLog
     key: str
-    selection: Selection
+    selection: Selection = field(default_factory=Selection)
     filtered: int = 0
     """How many flows the filter has left out so far."""
     _added: Mapping[str, str] = field(init=False)
@@ -152,11 +146,6 @@ class Lines:
                 tail,
                 values,
             )
-
-
-def lines(flow_log: FlowLog, key: str, selection: Selection | None = None) -> Lines:
-    """One line for each selected entry; without a selection, for every entry."""
-    return Lines(flow_log, key, selection or Selection())
 
 
 def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
@@ -224,8 +213,7 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
-        If the listing fails midway, the objects listed so far are reported as not begun. Raises
-        StoreError, Stopped.
+        If it fails midway, what was listed is reported as not begun. Raises StoreError, Stopped.
         """
         listing, empty = Listing(), True
         try:
@@ -268,14 +256,15 @@ class Job:
 
         Raises StoreError, Stopped.
         """
+        from bucket.interfaces import Walk
+        from push.survey import Survey
+
         survey = Survey(self._reader, lambda ref: self.scope.holds(ref.key) and wanted(ref))
         return survey.listed(Walk(self.scope.prefix, hours), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
-        """The object's time and size; None if it was deleted or can't be looked up.
-
-        A deleted one is logged and counted as skipped, the other as failed.
-        """
+        """The object's time and size; None if it was deleted, which counts as skipped, or can't be
+        looked up, which counts as failed."""
         try:
             return self._reader.call(self._reader.store.stat, key)
         except ObjectNotFound:
@@ -286,10 +275,8 @@ class Job:
         return None
 
     def while_waiting(self, call: Callable[[], None]) -> None:
-        """Call this repeatedly while the run waits for the store or the log service.
-
-        Not while it waits for STATE: the call itself may read or write STATE.
-        """
+        """Call this repeatedly while the run waits for the store or the log service, but not while
+        it waits for STATE: the call itself may read or write STATE."""
         self._reader.on_wait = self._delivery.on_wait = call
 
     def pause(self, seconds: float) -> None:
@@ -309,13 +296,15 @@ class Job:
 
     def close(self) -> None:
         """Cancel queued reads and requests; warn of selected fields that no flow had."""
-        self.scope.selection.warn_of_missing_fields()
+        self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
         self._exchange.close()
         self._delivery.close()
 
 
 # --- modes ---------------------------------------------------------------------------------------
+
+# A mode imports its own modules when it starts: a run for an event is mostly start.
 
 
 def simple(job: Job, event: Event | None) -> None:
@@ -334,6 +323,8 @@ def _push_all(job: Job, refs: Listing) -> None:
 
 def remember(job: Job, event: Event | None) -> None:
     """Event: push the object, and remember the oldest one. No event: push all older ones."""
+    from push.remember import memory_of, remember_pushed
+
     memory = memory_of(job, job.scope.prefix)
     if event is None:
         period = job.scope.period
@@ -352,6 +343,10 @@ def remember(job: Job, event: Event | None) -> None:
 
 def catch_up(job: Job, event: Event | None) -> None:
     """The first run becomes the worker and pushes all; after its cutoff, events push theirs."""
+    from bucket.state_text import CatchUp, Status, read_catch_up
+    from push.catch_up import CatchUpWorker, push_unless_left_to_worker, warn_of_failures
+    from push.worker import claim
+
     first = CatchUp.beginning(job.scope.period, time.time())
     snapshot = job.state.read()
     state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
@@ -370,6 +365,11 @@ def follow(job: Job, event: Event | None) -> None:
         log.info("nothing to do for %s: a run of the timer will push it", event.key)
         job.tally.skipped += 1
         return
+    from bucket.marks import beginning_at
+    from bucket.state_follow import Following, read_following
+    from push.follow import Follower
+    from push.worker import claim
+
     first = Following.beginning(beginning_at(job.scope.period.since))
     if held := claim(job, first, read_following, job.state.read()):
         Follower(job, held, job.scope.period.until).run()
@@ -377,11 +377,15 @@ def follow(job: Job, event: Event | None) -> None:
 
 def push_named(mode: str) -> Mode:
     """Pushes an object that a person names, in any mode; the marks in STATE do not move."""
+    from push.named import push_all_named
+
     return lambda job, event: push_all_named(job, [event.key] if event else [], mode)
 
 
 def push_keys(keys: Sequence[str]) -> Callable[[str], Mode]:
     """The same for any number of objects."""
+    from push.named import push_all_named
+
     return lambda mode: lambda job, _: push_all_named(job, keys, mode)
 
 

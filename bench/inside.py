@@ -161,7 +161,7 @@ def line_bytes(destination: str, rows: str, choice: str) -> dict[str, float]:
     """Bytes of a line on average, uncompressed, as log services bill them."""
     settings = read_settings({**DUMMY, "LOG_DESTINATION": destination, **json.loads(choice)})
     (item,) = flow_log_objects(1, int(rows), newest=DAY)
-    sizes = [line.size for line in lib.lines(decode(item.body), item.key, settings.selection)]
+    sizes = [line.size for line in lib.Lines(decode(item.body), item.key, settings.selection)]
     return {"bytes": sum(sizes) / max(len(sizes), 1)}
 
 

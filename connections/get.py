@@ -177,9 +177,11 @@ class _Connection:
         self, status: int, headers: Mapping[str, str], limit: int
     ) -> tuple[int, bytes, bool]:
         """The size, the content, and whether the whole body was read."""
-        if status in (204, 304):
-            return 0, b"", True
         coding = headers.get("transfer-encoding")
+        if status in (204, 304):
+            if coding is not None:
+                _refuse("it has a body that such an answer cannot have")
+            return 0, b"", True
         if coding is not None:
             if coding.lower() != "chunked":
                 _refuse("its transfer encoding is unknown")

@@ -197,6 +197,8 @@ class Destination(ABC):
     request_limit_bytes: ClassVar[int]
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
+    compressed: bool = True
+    """Whether the body of a request is gzip, or its text as it is."""
     extra_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that a line has, though others do not, unless FLOWLOG_FIELDS takes them away."""
     oldest_hours: ClassVar[float] = 24
@@ -206,7 +208,8 @@ class Destination(ABC):
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
         """Tells what stands before and after a line's own text in an element of a request.
 
-        Of destinations that take blocks. `now` in UTC milliseconds.
+        Of destinations that take blocks. `now` in UTC milliseconds. What stands before the text
+        must be the same for all lines with the same head.
         """
         raise NotImplementedError
 
@@ -240,7 +243,11 @@ class Destination(ABC):
 
     def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """The body of a request as it goes over the wire; `parts` in a row are its text."""
-        return gzipped(parts)
+        return gzipped(parts) if self.compressed else b"".join(parts)
+
+    def decode(self, body: bytes) -> bytes:
+        """The text of a request, of its body."""
+        return isal_zlib.decompress(body, _GZIP) if self.compressed else body
 
     @abstractmethod
     def post(

@@ -6,7 +6,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -18,6 +18,27 @@ BATCH_LINES = 13_000
 up to 64 KiB."""
 
 
+class _Text:
+    """The elements of a batch; in memory, or in the body of its request, which is far smaller."""
+
+    def __init__(self, content: bytes | bytearray) -> None:
+        self._content: bytes | bytearray | None = content
+        self._unpack: Callable[[], bytes] = lambda: b""
+
+    @property
+    def content(self) -> bytes | bytearray:
+        return self._unpack() if self._content is None else self._content
+
+    def move_to(self, body: bytes, spans: Sequence[slice], destination: Destination) -> None:
+        """From now on only the body has the elements: at these places of its text."""
+
+        def unpack() -> bytes:
+            text = destination.decode(body)
+            return destination.separator.join([text[span] for span in spans])
+
+        self._content, self._unpack = None, unpack
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rendered lines in order, and the number of the object that owns each.
@@ -27,7 +48,7 @@ class Batch:
     `firsts[i]` on; `heads` has what its lines have in common.
     """
 
-    content: bytes | bytearray
+    _text: _Text
     ends: array[int]
     owners: tuple[int, ...]
     firsts: tuple[int, ...]
@@ -46,13 +67,21 @@ class Batch:
             start = self.ends[first - 1] + 1 if first else 0
             yield Run(self.heads[owner], start, self.ends[end - 1])
 
-    def parts(self, destination: Destination) -> Iterable[bytes | bytearray | memoryview]:
-        """The text of the request, in pieces, not encoded yet."""
-        return destination.parts(self.content, self.runs())
+    @property
+    def content(self) -> bytes | bytearray:
+        """The elements with a separator between them; it takes time once they are encoded."""
+        return self._text.content
 
     def body(self, destination: Destination) -> bytes:
-        """The same in one piece."""
-        return b"".join(self.parts(destination))
+        """The body of its request; the batch itself gives its memory back.
+
+        Only a request of which the service refuses lines needs them again.
+        """
+        content = self.content
+        parts = list(destination.parts(content, self.runs()))
+        body = destination.encode(parts)
+        self._text.move_to(body, list(_spans_of(content, parts)), destination)
+        return body
 
     def counts(self) -> Counter[int]:
         """Lines by owner."""
@@ -67,9 +96,10 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Batch:
         """A batch of some of the lines; `indices` ascend."""
+        content = self.content
         # Each line has the separator before it, but for the first one.
         lines = [
-            self.content[self.ends[index - 1] + (not position) if index else 0 : self.ends[index]]
+            content[self.ends[index - 1] + (not position) if index else 0 : self.ends[index]]
             for position, index in enumerate(indices)
         ]
         owners, firsts = list[int](), list[int]()
@@ -80,7 +110,7 @@ class Batch:
                 firsts.append(position)
         return replace(
             self,
-            content=b"".join(lines),
+            _text=_Text(b"".join(lines)),
             ends=array("I", accumulate(map(len, lines))),
             owners=tuple(owners),
             firsts=tuple(firsts),
@@ -89,20 +119,20 @@ class Batch:
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches that together are this one, in the same order; it has two lines at least."""
         middle = self._middle()
-        cut = self.ends[middle - 1]
+        content, cut = self.content, self.ends[middle - 1]
         run = bisect_right(self.firsts, middle - 1)
         other = bisect_right(self.firsts, middle)
         return (
             replace(
                 self,
-                content=self.content[:cut],
+                _text=_Text(content[:cut]),
                 ends=self.ends[:middle],
                 owners=self.owners[:run],
                 firsts=self.firsts[:run],
             ),
             replace(
                 self,
-                content=self.content[cut + 1 :],
+                _text=_Text(content[cut + 1 :]),
                 ends=array("I", (end - cut - 1 for end in self.ends[middle:])),
                 owners=self.owners[other - 1 :],
                 firsts=(0, *(first - middle for first in self.firsts[other:])),
@@ -114,6 +144,17 @@ class Batch:
         half, quarter = len(self) // 2, len(self) // 4
         near = min(self.firsts, key=lambda first: abs(first - half))
         return near if abs(near - half) <= quarter and near else half
+
+
+def _spans_of(
+    content: bytes | bytearray, parts: Iterable[bytes | bytearray | memoryview]
+) -> Iterator[slice]:
+    """Where in the text that these parts are in a row its content is."""
+    start = 0
+    for part in parts:
+        if part is content or (isinstance(part, memoryview) and part.obj is content):
+            yield slice(start, start + len(part))
+        start += len(part)
 
 
 class Packer:
@@ -172,17 +213,16 @@ class Packer:
         done = 0
         while done < len(elements):
             # The first of a batch, or of an owner, needs more than its text.
-            first = elements[done : done + 1].joined(b"")
+            first = elements[done : done + 1].joined()[len(self.destination.separator) :]
             if full := self.add(owner, first, head):
                 yield full
             begin = len(self._content)
             head_size = len(head) + self.destination.run_bytes
             room = self._limit - begin - self._heads_size - head_size
             rest = elements[done + 1 : done + 1 + BATCH_LINES - len(self._ends)]
-            # Each with the separator before it.
-            ends = list(accumulate(size + 1 for size in rest.sizes()))
+            ends = rest.ends()
             count = bisect_right(ends, room)
-            self._content += rest[:count].joined(self.destination.separator)
+            self._content += rest[:count].joined()
             self._ends.extend([begin + end for end in ends[:count]])
             done += 1 + count
 
@@ -194,7 +234,7 @@ class Packer:
         if not self._ends:
             return None
         batch = Batch(
-            self._content, self._ends, tuple(self._owners), tuple(self._firsts), self._heads
+            _Text(self._content), self._ends, tuple(self._owners), tuple(self._firsts), self._heads
         )
         self._clear()
         return batch

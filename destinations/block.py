@@ -2,74 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
-from destinations.base import Line
+from destinations.base import Destination, Line, Source
 
 BETWEEN = b"},{"
-"""What stands between two texts, and nowhere else."""
+"""What separates two texts, and occurs nowhere else."""
 
-AT_ONCE = 500
+AT_ONCE = 200
 """So many elements are made at a time: with what lines have in common they can be large."""
-
-Around = Callable[[Line], tuple[bytes, bytes]]
-"""Tells what stands before and after a line's own text in an element of a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Elements of a request, not put together yet: each is a text between two of its frame."""
+    """Elements of a request, not put together yet.
 
+    `lead` is a separator and the start of an element, `texts` are the lines' own texts, and each of
+    `glues` is the end of an element and `lead` once more. Lines share most of them, so what is made
+    once for many lines takes their place without another copy.
+    """
+
+    lead: bytes
     texts: Sequence[bytes]
-    frames: Sequence[tuple[bytes, bytes]]
+    glues: Sequence[bytes]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, part: slice) -> Elements:
-        return Elements(self.texts[part], self.frames[part])
+        return Elements(self.lead, self.texts[part], self.glues[part])
 
-    def sizes(self) -> Iterator[int]:
-        """The size in bytes of each element."""
-        return (
-            len(text) + len(before) + len(after)
-            for text, (before, after) in zip(self.texts, self.frames, strict=True)
-        )
+    def ends(self) -> list[int]:
+        """Where each element ends, in bytes, if there is a separator before each of them."""
+        sizes = map(operator.add, map(len, self.texts), map(len, self.glues))
+        return list(accumulate(sizes))
 
-    def joined(self, separator: bytes) -> bytes:
+    def joined(self) -> bytes:
         """All elements, with a separator before each of them."""
-        led = {frame: separator + frame[0] for frame in set(self.frames)}
-        befores = [led[frame] for frame in self.frames]
-        afters = [after for _, after in self.frames]
-        return b"".join(chain.from_iterable(zip(befores, self.texts, afters, strict=True)))
+        if not self.texts:
+            return b""
+        pieces = [self.lead, *chain.from_iterable(zip(self.texts, self.glues, strict=True))]
+        pieces[-1] = pieces[-1][: -len(self.lead)]
+        return b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Lines of one object, whose own texts stand in one text with `BETWEEN` between them.
 
-    `like` has for each of them a line that is the same but for its own text; most share a few.
+    `like` has for each of them a line that is the same but for its own text. Most share a few, and
+    all have the same head and the same tail.
     """
 
     own: bytes
     like: Sequence[Line]
 
-    def elements(
-        self, around: Around, quoted: Callable[[bytes], bytes], limit: int
-    ) -> Iterator[Elements] | None:
-        """The elements of a request, a few hundred at a time; None if one has over `limit` bytes.
+    def elements(self, destination: Destination, source: Source, now: int) -> Elements | None:
+        """The elements of a request. `now` in UTC milliseconds.
 
-        `quoted` makes a text what it is inside an element.
+        None where a line may be too long, and where a line's own text holds `BETWEEN`.
         """
         if not self.like:
-            return iter(())
-        kinds = {id(line): line for line in self.like}
-        framed = {number: around(line) for number, line in kinds.items()}
-        texts = quoted(self.own).split(BETWEEN)
-        widest = max(len(before) + len(after) for before, after in framed.values())
-        if max(map(len, texts)) + widest > limit:
+            return Elements(b"", (), ())
+        texts = destination.quoted(self.own).split(BETWEEN)
+        around = destination.around(source, now)
+        ends = {id(line): around(line)[1] for line in {id(one): one for one in self.like}.values()}
+        start, _ = around(self.like[0])
+        longest = len(start) + max(map(len, texts)) + max(map(len, ends.values()))
+        if len(texts) != len(self.like) or longest > destination.line_limit_bytes:
             return None
-        every = Elements(texts, [framed[id(line)] for line in self.like])
-        return (every[at : at + AT_ONCE] for at in range(0, len(every), AT_ONCE))
+        lead = destination.separator + start
+        glues = {line: end + lead for line, end in ends.items()}
+        return Elements(lead, texts, [glues[id(line)] for line in self.like])

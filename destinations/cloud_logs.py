@@ -5,7 +5,7 @@ IBM Cloud docs, Cloud Logs, "Sending logs by using the API" and "Limits".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -57,6 +57,8 @@ class CloudLogs(Destination):
     request_limit_bytes = 2_000_000
     line_limit_bytes = 32_000
     long_line = LongLine.DROPPED
+    # Whether the service takes compressed requests is not documented.
+    compressed = False
     # A key is longer than the 256 characters up to which a value is indexed.
     extra_fields = ("_object",)
     # What is older than 24 hours is not accepted at all, so there is a margin for retries.
@@ -69,28 +71,19 @@ class CloudLogs(Destination):
         always = {"applicationName": self.application, "subsystemName": subsystem}
         if source.interface_id:
             always["computerName"] = source.interface_id
-        # The object alone is what varies, so the rest is written once.
-        head = orjson.dumps(always)[:-1]
+        start = orjson.dumps(always)[:-1] + b',"text":'
 
         def around(line: Line) -> tuple[bytes, bytes]:
             severity = WARNING if line.rejected else INFO
-            before = b'%b,"severity":%d,"timestamp":%d,"text":%b' % (
-                head,
-                severity,
-                self.timestamp(line, now),
-                line.head,
-            )
-            return before, line.tail + b"}"
+            time = self.timestamp(line, now)
+            after = b'%b,"severity":%d,"timestamp":%d}' % (line.tail, severity, time)
+            return start + line.head, after
 
         return around
 
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies: all of the element."""
         return len(element)
-
-    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
-        """The body as it is: whether the service takes compressed ones is not documented."""
-        return b"".join(parts)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]

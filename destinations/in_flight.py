@@ -58,7 +58,7 @@ class Part:
     def narrow(self, lines: Batch) -> None:
         """Only these lines are left."""
         self.lines = lines
-        self.body = self._destination.encode(lines.parts(self._destination))
+        self.body = lines.body(self._destination)
 
     def take_some(
         self, answer: ByLine, result: Result, why_refused: str, retry_after: float | None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from destinations.base import Added, Line, LineTooLong, LongLine, Source
 from destinations.batch import Batch, Packer
-from destinations.block import Block
+from destinations.block import AT_ONCE, Block
 
 OnFull = Callable[[Batch], bool]
 """Hears of each batch that has no more room; whether it makes sense to add more lines."""
@@ -45,20 +45,17 @@ def add_lines(
 def add_block(
     packer: Packer, owner: int, block: Block, source: Source, on_full: OnFull
 ) -> Added | None:
-    """Take the lines of a block; None where one may be too long: they are to come one by one."""
-    destination = packer.destination
-    around = destination.around(source, _now())
-    made = block.elements(around, destination.quoted, destination.line_limit_bytes)
-    if made is None:
+    """Take the lines of a block; None where they must be added one by one."""
+    elements = block.elements(packer.destination, source, _now())
+    if elements is None:
         return None
-    head = destination.head(source)
-    count = 0
-    for elements in made:
-        count += len(elements)
-        for full in packer.add_all(owner, elements, head):
+    head = packer.destination.head(source)
+    for start in range(0, len(elements), AT_ONCE):
+        some = elements[start : start + AT_ONCE]
+        for full in packer.add_all(owner, some, head):
             if not on_full(full):
-                return Added(count)
-    return Added(count)
+                return Added(start + len(some))
+    return Added(len(elements))
 
 
 def _now() -> int:

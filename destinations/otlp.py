@@ -21,7 +21,7 @@ import requests
 from connections.network import unusable
 from connections.time_limit import time_limit
 from destinations import answers
-from destinations.base import Destination, Line, LongLine, Run, Source, Variables, gzipped
+from destinations.base import Destination, Line, LongLine, Run, Source, Variables
 from destinations.protobuf import (
     Attribute,
     any_value,
@@ -185,10 +185,6 @@ class OTLP(Destination):
     def limited_size(self, line: Line, element: bytes) -> int:
         """The size in bytes to which the limit for a line applies: that of the record."""
         return len(element)
-
-    def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
-        """The body of a request as it goes over the wire: compressed, unless it is not wanted."""
-        return gzipped(parts) if self.compressed else b"".join(parts)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]

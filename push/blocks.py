@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from destinations.base import Line
-from destinations.block import BETWEEN, Block
+from destinations.block import Block
 from push.decoder import FlowLog
 from push.selection import Selection
 
@@ -44,7 +44,7 @@ def block_of(
         # A number or a text that orjson refuses, a value that holds others, a field that is not
         # there.
         return None
-    # Not where an entry has no field, nor where a text holds what stands between two.
-    if (entries and own.count(BETWEEN) != len(entries) - 1) or not all(entries):
+    # Nothing separates an entry without a field from the next one.
+    if not all(entries):
         return None
     return Block(own, [lines[kind] for kind in kinds])

@@ -29,7 +29,7 @@ def sent(source: Source, *lines: Line, destination: OTLP | None = None) -> Resou
         packer.add(0, render(line), destination.head(source))
     batch = packer.take()
     assert batch
-    request = ExportLogsServiceRequest.FromString(batch.body(destination))
+    request = ExportLogsServiceRequest.FromString(destination.decode(batch.body(destination)))
     (resource_logs,) = request.resource_logs
     return resource_logs
 

@@ -12,7 +12,7 @@ import pytest
 
 from bucket.listing import ObjectRef
 from destinations.base import Line, Source
-from lib import Shard, lines, milliseconds, source_of
+from lib import Lines, Shard, milliseconds, source_of
 from logdna_synchronous import LogDNA
 from push.decoder import FlowLog, Unreadable, decode, unpack
 
@@ -26,13 +26,13 @@ def packed(document: object) -> bytes:
 
 
 def texts(document: object, key: str = "k") -> list[str]:
-    return [line.text.decode() for line in lines(decode(packed(document)), key)]
+    return [line.text.decode() for line in Lines(decode(packed(document)), key)]
 
 
 def sent(flow_log: FlowLog, now: int = NOW) -> list[dict[str, Any]]:
     """The lines as the log service gets them."""
     render = LogDNA("http://x", "key").renderer(source_of(flow_log), now)
-    return [json.loads(render(line)) for line in lines(flow_log, "k")]
+    return [json.loads(render(line)) for line in Lines(flow_log, "k")]
 
 
 # --- what a line says ----------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_what_orjson_refuses_is_written_all_the_same() -> None:
 def test_what_can_be_read_can_be_written_or_is_refused(depth: int) -> None:
     content = b'{"flow_logs":[{"a":' + b"[" * depth + b"]" * depth + b"}]}"
     try:
-        (line,) = lines(decode(content), "k")
+        (line,) = Lines(decode(content), "k")
         assert line.text.count(b"[") == depth
     except Unreadable as error:
         assert "bad JSON" in str(error)

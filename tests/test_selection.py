@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lib import lines
+from lib import Lines
 from push.decoder import FlowLog, decode
 from run.settings import read_settings
 from standins.flowlogs import FlowLogObject, expected_lines, flow_log_object, flow_log_objects
@@ -270,7 +270,7 @@ def test_every_recipe_is_tested() -> None:
 def chosen(recipe: str, flow_log: FlowLog) -> list[dict[str, Any]]:
     settings = read_settings({**IAM_WAY, **cookbook()[recipe]})
     assert settings.warnings == ()
-    found = lines(flow_log, PREFIX, settings.selection)
+    found = Lines(flow_log, PREFIX, settings.selection)
     return [json.loads(line.text) for line in found]
 
 

@@ -182,6 +182,7 @@ def test_an_answer_that_ends_early_is_never_taken_for_a_whole_one(
     cuts=CUTS,
 )
 @example(b"HTTP/1.1 200 OK\r\n\r\n", 9, b"-1", [])
+@example(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n0\r\n0\r\n\r\n", 11, b"4", [])
 def test_it_accepts_no_more_than_urllib3(
     server: Server, answer: bytes, at: int, noise: bytes, cuts: list[int]
 ) -> None:
@@ -189,8 +190,10 @@ def test_it_accepts_no_more_than_urllib3(
     at %= len(answer)
     damaged = answer[:at] + noise + answer[at + len(noise) :]
     pieces = in_pieces(damaged, cuts)
-    found = by_getter(server, pieces)
-    assert found is None or found == by_urllib3(server, pieces)
+    found, expected = by_getter(server, pieces), by_urllib3(server, pieces)
+    # Of interim answers `http.client` knows only 100; it takes others for the final one.
+    interim = expected is not None and 100 < expected[0] < 200
+    assert found is None or found == expected or interim
 
 
 def ok(body: bytes, *headers: bytes) -> bytes:

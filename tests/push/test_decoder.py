@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from lib import Event, lines
+from lib import Event, Lines
 from push import decoder
 from push.decoder import FlowLog, Unreadable, decode
 from run.event import parse_event
@@ -79,7 +79,7 @@ def both_ways(text: bytes) -> Any:
 def test_whole_and_walked_agree_on_json(document: Any, indent: int | None) -> None:
     got = both_ways(json.dumps(document, indent=indent).encode())
     if got != "unreadable":
-        for line in lines(FlowLog(*got), "key"):
+        for line in Lines(FlowLog(*got), "key"):
             assert json.loads(line.text.decode())["key"] == "key"
 
 

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from lib import lines
+from lib import Lines
 from push.decoder import FlowLog
 from push.filter import Filter
 from push.selection import Fields, Selection, nearest, parse_fields
@@ -23,7 +23,7 @@ FLOW_LOG = FlowLog({"vpc": "v", "state": "ok"}, [{"start": "s", "port": 22}, {"s
 
 def texts(setting: str, flow_log: FlowLog = FLOW_LOG) -> list[str]:
     selection = Selection(parse_fields(setting))
-    return [line.text.decode() for line in lines(flow_log, KEY, selection)]
+    return [line.text.decode() for line in Lines(flow_log, KEY, selection)]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_any_fields_of_any_flow(
     selection = Selection(parse_fields(text) if text else None)
     got = [
         json.loads(line.text, object_pairs_hook=list)
-        for line in lines(FlowLog(fields, entries), KEY, selection)
+        for line in Lines(FlowLog(fields, entries), KEY, selection)
     ]
     for row, (pairs, entry) in enumerate(zip(got, entries, strict=True)):
         extra = {"_object": short_name(KEY), "_row": row}
@@ -118,7 +118,7 @@ def test_any_fields_of_any_flow(
 def test_a_number_counts_the_entries_that_are_left_out_too() -> None:
     flow_log = FlowLog({}, [{"a": n} for n in (1, 2, 3, 2)])
     selection = Selection(parse_fields("a,_row"), Filter("a==`2`"))
-    found = lines(flow_log, KEY, selection)
+    found = Lines(flow_log, KEY, selection)
     assert [json.loads(line.text) for line in found] == [{"a": 2, "_row": 1}, {"a": 2, "_row": 3}]
     assert found.filtered == 2
 
@@ -126,8 +126,8 @@ def test_a_number_counts_the_entries_that_are_left_out_too() -> None:
 def test_a_field_that_no_flow_had_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     selection = Selection(parse_fields("start,prot,vcp,port,_app,_object,_row"))
     for _ in range(3):
-        list(lines(FLOW_LOG, KEY, selection))
-    selection.warn_of_missing_fields()
+        list(Lines(FLOW_LOG, KEY, selection))
+    selection.warn_of_fields_not_met()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "'prot'" in said[0] and "nearest name is 'port'" in said[0]
@@ -140,16 +140,16 @@ def test_a_field_that_one_flow_had_is_not_warned_about(
 ) -> None:
     selection = Selection(parse_fields("-rare,-port"), where)
     entries: list[dict[str, Any]] = [{"port": 2}] * 50 + [{"port": 2, "rare": 1}]
-    list(lines(FlowLog({}, entries), KEY, selection))
-    selection.warn_of_missing_fields()
+    list(Lines(FlowLog({}, entries), KEY, selection))
+    selection.warn_of_fields_not_met()
     assert caplog.records == []
 
 
 def test_a_run_without_flows_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     selection = Selection(parse_fields("prot"))
-    list(lines(FlowLog({"a": 1}, []), KEY, selection))
-    selection.warn_of_missing_fields()
+    list(Lines(FlowLog({"a": 1}, []), KEY, selection))
+    selection.warn_of_fields_not_met()
     assert caplog.records == []
 
 
