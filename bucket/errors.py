@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from urllib3 import exceptions as http
 
-from connections.get import NotConnected, NoWholeAnswer
+from connections.get import NotConnected, UnusableAnswer
 from connections.iam import TokenError, TokenUnavailable
 from connections.pools import is_unverified
 from connections.retry import TryAgain
@@ -68,9 +68,9 @@ class Trouble(enum.Enum):
     """Why a request got no usable answer: whether the requested object may be the cause."""
 
     UNREACHABLE = "unreachable"
-    """There is no connection, or no token: this would meet any request."""
+    """There is no connection, or no token: this concerns all requests."""
     OVERLOAD = "overload"
-    """The store rejects requests (429, 503): this would meet most other requests, but not all."""
+    """The store rejects requests (429, 503): this concerns most requests, not only this one."""
     NO_ANSWER = "no answer"
     """The requested object may be the cause."""
 
@@ -114,11 +114,11 @@ def explained() -> Iterator[None]:
             f"{what}; look at COS_ENDPOINT (a `.direct.` endpoint works only inside IBM Cloud)",
             trouble=Trouble.UNREACHABLE,
         ) from None
-    except NoWholeAnswer as error:
-        what = f"the object store gave no whole answer: {error}"
+    except UnusableAnswer as error:
+        what = f"the object store gave no complete answer: {error}"
         raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None
     except (http.HTTPError, TooSlow) as error:
-        what = f"the object store gave no whole answer ({type(error).__name__})"
+        what = f"the object store gave no complete answer ({type(error).__name__})"
         raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None
 
 

@@ -148,7 +148,7 @@ class Fetcher:
     def ask(self, request: Request) -> Answer:
         """Make a request; once more if its token had expired.
 
-        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, NoWholeAnswer or urllib3's
+        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, UnusableAnswer or urllib3's
         HTTPError if there is no complete answer.
         """
         url = self._url + request.target

@@ -34,7 +34,7 @@ class NotConnected(Exception):
     """No connection could be made; the text is the type of the error."""
 
 
-class NoWholeAnswer(Exception):
+class UnusableAnswer(Exception):
     """The answer is not HTTP, incomplete, or too slow; the text says which."""
 
 
@@ -75,7 +75,7 @@ class Getter:
     def get(self, target: str, headers: Mapping[str, str], limit: int, seconds: float) -> Response:
         """GET `target`, a path with its query, within `seconds`.
 
-        Content of more than `limit` bytes is not read. Raises NotConnected, NoWholeAnswer.
+        Content of more than `limit` bytes is not read. Raises NotConnected, UnusableAnswer.
         """
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         request = f"GET {target} HTTP/1.1{self._head}{lines}\r\n".encode("latin-1")
@@ -273,4 +273,4 @@ class _Connection:
 
 
 def _refuse(why: str) -> NoReturn:
-    raise NoWholeAnswer(why)
+    raise UnusableAnswer(why)

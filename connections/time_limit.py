@@ -100,7 +100,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     except Exception:
         # Replace whatever error the library raised for the closed connection.
         if exchange.over:
-            raise TooSlow(f"no whole answer within {seconds:g} s") from None
+            raise TooSlow(f"no complete answer within {seconds:g} s") from None
         raise
     finally:
         _watch.end(exchange)

@@ -260,7 +260,7 @@ class Destination(ABC):
 
     @abstractmethod
     def meaning(self, status: int, text: bytes, lines: int) -> Meaning:
-        """What an answer to a request of so many lines means; see `destinations/answers.py`."""
+        """What an answer to a request with this many lines means; see `destinations/answers.py`."""
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
         """Whether the next request will use other credentials than the rejected ones."""

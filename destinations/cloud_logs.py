@@ -106,7 +106,7 @@ class CloudLogs(Destination):
         )
 
     def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
-        """What an answer to a request of so many lines means."""
+        """What an answer to a request with this many lines means."""
         return answers.cloud_logs(status, text, lines)
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:

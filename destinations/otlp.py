@@ -203,7 +203,7 @@ class OTLP(Destination):
             )
 
     def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
-        """What an answer to a request of so many lines means."""
+        """What an answer to a request with this many lines means."""
         return meaning(status, text)
 
 

@@ -31,7 +31,7 @@ reading pauses, so that one request without an answer costs time and not memory.
 
 
 class PushEnded(Exception):
-    """A push can't go on; the text says why. What it did not deliver is in the tally."""
+    """A push can't continue; the text says why. What it did not deliver is in the tally."""
 
 
 @dataclass(frozen=True, slots=True)

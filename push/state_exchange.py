@@ -63,7 +63,7 @@ class StateExchange:
         limit = _Limit(self._stop, self._policy.connect_seconds + 2 * self._policy.answer_seconds)
         while not wait([future], _POLL_SECONDS).done:
             if limit.is_over():
-                raise Unanswered("the object store gave no whole answer")
+                raise Unanswered("the object store gave no complete answer")
         return future.result()
 
 

@@ -79,7 +79,7 @@ class Environment:
         """A base URL without a trailing slash; `https://` is added to a bare host name."""
         url = self.parsed(name, parse_url, default)
         if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            self.warn(f"{name} is not encrypted (http://): keys can be read on the way")
+            self.warn(f"{name} is not encrypted (http://): others can read the keys")
         return url
 
     def warn(self, text: str) -> None:

@@ -197,7 +197,7 @@ def _period(env: Environment) -> Period:
     since = env.parsed("FLOWLOG_SINCE", parse, None)
     until = env.parsed("FLOWLOG_UNTIL", parse, None)
     if since is not None and since > now.timestamp():
-        env.fault("FLOWLOG_SINCE lies in the future: no object was written since then")
+        env.fault("FLOWLOG_SINCE is in the future: no object was written since then")
     elif since is not None and until is not None and since >= until:
         env.fault("FLOWLOG_SINCE must be before FLOWLOG_UNTIL: no object was written between them")
     return Period(since, until)

@@ -506,7 +506,7 @@ STORE = [
     Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
         "summary"),
     Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary"),
-    Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,)),
+    Row("a body that is always short", one_object(Cut(50)), "no complete answer", 1, (0,)),
     Row("a body that does not match its ETag", wrong_etag(1), "summary"),
     Row("an ETag that is not an MD5", wrong_etag(5), "ETags are not MD5 here"),
     Row("a token that expires in the middle of a run", expired, "summary"),

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
 
-from connections.get import Getter, NotConnected, NoWholeAnswer
+from connections.get import Getter, NotConnected, UnusableAnswer
 from standins.http import reset
 
 LIMIT = 40
@@ -86,7 +86,7 @@ def by_getter(server: Server, pieces: Sequence[bytes]) -> tuple[int, bytes] | No
     getter = Getter(server.url, 5, 5, None)
     try:
         answer = getter.get("/k", {}, LIMIT, 5)
-    except NoWholeAnswer:
+    except UnusableAnswer:
         return None
     finally:
         getter.close()
@@ -246,7 +246,7 @@ def test_a_connection_is_kept_and_a_stale_one_is_replaced() -> None:
 def test_a_fresh_connection_without_an_answer_is_no_stale_one(end: bytes) -> None:
     with running() as server:
         server.answers = [[end], [ok(b"1")]]
-        with pytest.raises(NoWholeAnswer):
+        with pytest.raises(UnusableAnswer):
             Getter(server.url, 5, 5, None).get("/", {}, LIMIT, 5)
         assert len(server.requests) == 1
 
@@ -272,10 +272,10 @@ def test_a_connection_in_an_unknown_state_is_not_kept(answer: bytes) -> None:
 def test_an_answer_that_never_comes_is_given_up() -> None:
     with running() as server:
         server.answers = [[b"HTTP/1.1 200 OK\r\n", SILENCE]]
-        with pytest.raises(NoWholeAnswer, match="slowly"):
+        with pytest.raises(UnusableAnswer, match="slowly"):
             Getter(server.url, 5, 0.05, None).get("/", {}, LIMIT, 5)
         server.answers = [[b"HTTP/1.1 200 OK\r\n", SILENCE]]
-        with pytest.raises(NoWholeAnswer, match="slowly"):
+        with pytest.raises(UnusableAnswer, match="slowly"):
             Getter(server.url, 5, 5, None).get("/", {}, LIMIT, 0.05)
 
 
