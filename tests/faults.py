@@ -74,7 +74,7 @@ class Row:
 
 
 MANY_ROWS = 900
-"""So many rows take more than one request of 2 MB for every two objects."""
+"""With this many rows, two objects need more than one request of 2 MB."""
 
 
 # --- the log service -----------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
 
 
 def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """One in so many lines is answered with this status when it comes for the first time."""
+    """One in this many lines gets this status the first time that it is sent."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         texts = [text for item in objects for text in texts_of(item)]
@@ -200,7 +200,7 @@ def both(
 
 
 def in_words(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The service takes the lines and says something that nobody has documented."""
+    """The service accepts the lines with an undocumented text."""
     place.ingestion.accepted = Answer(200, body=b"not all logs were accepted")
 
 
@@ -321,7 +321,7 @@ def first_get(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict
 
 
 def one_object(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every read of the first object meets this fault."""
+    """Every read of the first object gets this fault."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         place.store.script.rule(
@@ -429,7 +429,7 @@ def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
 
 
 def all_reads(place: Place, fault: Fault, seconds: float) -> None:
-    """Once two objects were read, every read meets this fault for a while."""
+    """After two objects were read, every read gets this fault for some time."""
     read: list[float] = []
 
     def rule(request: S3Request) -> Fault | None:
@@ -460,7 +460,7 @@ def late(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
 
 
 def several(fault: Fault, count: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every read of the first objects meets this fault."""
+    """Every read of the first objects gets this fault."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         keys = {item.key for item in objects[:count]}
@@ -564,7 +564,7 @@ def flows(entries: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, again and again."""
+    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, repeated."""
     packer = zlib.compressobj(9, wbits=31)
     begin = packer.compress(b'{"flow_logs":[{}') + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(b" " * (10 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -637,7 +637,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _hostile_cells(row: Hostile) -> tuple[str, ...]:
-    """The object in question only; the good ones beside it always arrive."""
+    """Only the faulty object; the good ones are always delivered."""
     says = f"`{row.refused or 'summary'}`"
     code = str(int(bool(row.refused)))
     return (

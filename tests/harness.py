@@ -48,7 +48,7 @@ def settings_read() -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a finished run left behind."""
+    """The exit code and output of a finished run."""
 
     code: int
     log: str

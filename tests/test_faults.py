@@ -1,4 +1,4 @@
-"""The fault lab, row by row, against both destinations; and what can befall the process itself."""
+"""The fault table, row by row, with all destinations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_fault(group: str, row: Row, destination: str) -> None:
 
 
 NOT_LISTED = f"not delivered: all objects of bucket {BUCKET} whose keys start with "
-"""Stands for the objects' names where a run ended before it knew of any."""
+"""Logged instead of the objects' names if a run ended before it knew any."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ NOT_LISTED = f"not delivered: all objects of bucket {BUCKET} whose keys start wi
 def test_a_fault_before_the_first_object_in_an_events_run(
     group: str, row: Row, destination: str
 ) -> None:
-    """A listing that fails is no fault of such a run; for every other one its object is named."""
+    """A failed listing does not affect such a run; after all other faults its object is named."""
     with services(destination, **dict(row.limits)) as place:
         items = objects(row.rows)
         put_in_order(place, items)

@@ -284,7 +284,7 @@ def test_an_event_has_nothing_to_do_in_follow_mode(place: Place) -> None:
     place.put(item)
     result = place.run(FLOWLOG_MODE="follow", CE_DATA=event(item.key))
     assert result.code == 0
-    assert "the timer's runs find it" in result.log
+    assert "a run of the timer will push it" in result.log
     assert result.summary["skipped"] == 1
     assert place.store.requests == []
 
@@ -298,7 +298,7 @@ def test_the_events_bucket_wins_over_the_setting(place: Place) -> None:
     assert place.received() == expected
 
 
-def test_an_object_that_is_gone_is_a_warning(place: Place) -> None:
+def test_a_deleted_object_is_a_warning(place: Place) -> None:
     result = place.run(CE_DATA=event(PREFIX + "gone"))
     assert result.code == 0
     assert "WARNING deleted before it was read" in result.log
@@ -435,7 +435,7 @@ def test_a_service_that_never_works(place: Place) -> None:
     assert result.summary["lines_delivered"] == 0
 
 
-def test_sigterm_ends_the_waiting_and_names_what_was_not_delivered(place: Place) -> None:
+def test_sigterm_ends_waits_and_undelivered_objects_are_named(place: Place) -> None:
     objects = list(flow_log_objects(3, 2))
     place.put(*objects)
     place.ingestion.script.always(Answer(503, {"Retry-After": "100"}))

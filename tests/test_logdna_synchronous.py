@@ -109,7 +109,7 @@ def test_an_overloaded_service_gets_fewer_requests_at_once(
     assert sizes[0] == size
 
 
-def test_no_more_requests_are_on_the_wire_than_the_window_says() -> None:
+def test_the_window_limits_the_requests_in_flight() -> None:
     """Six batches, a window of two: the third is not sent before one of the first is answered."""
     with Ingestion(KEY) as service:
         sender = delivery(service, concurrency=6)
@@ -149,7 +149,7 @@ def test_tries_go_on_however_many_they_are(service: Ingestion, status: int) -> N
 @pytest.mark.parametrize(
     ("status", "requests"), [(200, 1), (202, 1), (429, 2), (503, 2), (413, 3), (103, 2)]
 )
-def test_the_status_counts_also_where_the_rest_can_not_be_read(
+def test_the_status_counts_even_if_the_body_can_not_be_read(
     service: Ingestion, status: int, requests: int
 ) -> None:
     def refuse(request: HTTPRequest) -> Answer | None:
@@ -390,7 +390,7 @@ def test_words_of_a_service_that_takes_lines_are_counted(
     assert caplog.text.count("2 logs were not accepted") == sender.traffic.remarks
 
 
-def test_an_answer_is_read_also_where_it_is_compressed_although_nobody_asked_for_it(
+def test_a_compressed_answer_is_read_although_it_was_not_requested(
     roomy: Ingestion,
 ) -> None:
     error = gzip.compress(b'{"status":"error"}')
@@ -400,7 +400,7 @@ def test_an_answer_is_read_also_where_it_is_compressed_although_nobody_asked_for
     assert roomy.requests[0].headers["accept-encoding"] == "identity"
 
 
-def test_a_long_answer_does_not_matter_behind_its_64_kib(roomy: Ingestion) -> None:
+def test_a_long_answer_is_ignored_after_64_kib(roomy: Ingestion) -> None:
     roomy.accepted = Answer(200, body=b" " * 10_000_000)
     assert send(delivery(roomy), 20) == Receipt(Counter(range(20)))
     assert owners_received(roomy) == Counter(range(20))

@@ -114,7 +114,7 @@ def test_remember_understands_the_bare_key_of_an_older_deployment(
     assert state(place)["key"] == objects[2].key
 
 
-def test_a_bare_key_whose_object_is_gone_loses_nothing(
+def test_a_bare_key_whose_object_was_deleted_loses_nothing(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
     put_in_order(place, objects)
@@ -325,7 +325,7 @@ def test_events_leave_a_living_worker_alone(place: Place, objects: list[FlowLogO
 def test_while_closing_the_cutoff_divides_the_objects(
     place: Place, objects: list[FlowLogObject], offset: int, pushes: bool
 ) -> None:
-    """The cutoff is the time that STATE bears, and 5 seconds, by which clocks may differ."""
+    """The cutoff is the time of STATE plus 5 seconds, by which clocks may differ."""
     closing = {"version": 1, "mode": "catch-up", "status": "closing", "worker": "another",
                "sequence": 1, "mark": None, "cutoff": None, "failed_total": 0,
                "failed": []}  # fmt: skip
@@ -420,7 +420,7 @@ def test_a_worker_that_was_replaced_while_it_slept_pushes_nothing(
 
 
 @pytest.mark.parametrize("write", range(1, 6))
-def test_a_lost_answer_to_a_write_of_state_is_no_replacement(
+def test_a_lost_answer_to_a_write_of_state_does_not_replace_the_worker(
     place: Place, objects: list[FlowLogObject], write: int
 ) -> None:
     """The write was carried out, as STATE tells."""
@@ -520,7 +520,7 @@ def test_the_last_object_of_a_pass_stops_the_mark_as_well(
 
 @pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
 @pytest.mark.parametrize("with_event", [True, False])
-def test_a_404_of_something_else_is_no_missing_object(
+def test_a_404_of_another_server_is_not_a_missing_object(
     place: Place, objects: list[FlowLogObject], mode: str, with_event: bool
 ) -> None:
     put_in_order(place, objects)
@@ -621,7 +621,7 @@ def test_a_checkpoint_without_an_answer_is_found_in_state(place: Place) -> None:
     assert place.received() == lines_of(*objects)
 
 
-def test_a_conflict_is_no_refusal(place: Place, objects: list[FlowLogObject]) -> None:
+def test_a_conflict_is_retried(place: Place, objects: list[FlowLogObject]) -> None:
     put_in_order(place, objects)
     conflicts = iter(range(4))
 
@@ -734,7 +734,7 @@ def test_the_cutoff_stays_what_the_first_write_of_closing_made_it(
     later = datetime.fromtimestamp(written + 1, UTC)
     item = objects[0]
     place.store.put(BUCKET, item.key + "x", item.body, later)
-    # Its event comes while the worker is taken for alive; it pushes what lies past the cutoff.
+    # Its event arrives while the worker counts as alive; it pushes objects past the cutoff.
     by_event = run_worker(place, CE_DATA=event(item.key + "x"))
     assert by_event.code == 0, by_event.log
     place.store.clock_offset = 901
@@ -855,7 +855,7 @@ def test_kill_at_random_points_loses_nothing(place: Place, episode: int) -> None
 
 
 def kill_a_worker(place: Place, after: int) -> bool:
-    """Start a worker and kill it after so many requests, or closing; whether that was in time."""
+    """Start a worker, kill it after this many requests or at closing; was that in time?"""
 
     def requests() -> int:
         return len(place.store.requests) + len(place.ingestion.requests)

@@ -28,7 +28,7 @@ WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 
 
 def base_python() -> str:
-    """The Python that stands for the base image's: this one, or its like that all users reach."""
+    """The Python used in place of the base image's: this one, or one that all users can run."""
     like = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = Path(sys.executable).resolve()
     for path in (own, Path("/usr/local/bin") / like, Path("/usr/bin") / like):
@@ -133,7 +133,7 @@ class Image:
 
     def shell(self, text: str) -> None:
         environ = {**os.environ, **self.variables()}
-        # They are kept beside the virtual environment, so the network is needed only once.
+        # They are kept next to the virtual environment, so the network is needed only once.
         environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": downloads().as_uri()}
         done = subprocess.run(
             ["/bin/sh", "-c", text], cwd=self.workdir, env=environ, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""What can befall the process: signals at any moment, closed files, foreign users, kill -9."""
+"""What can happen to the process: signals at any time, closed files, other users, kill -9."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_user_that_does_not_exist_and_may_write_nowhere(place: Place, tmp_path
         os.setgid(987_654)
         os.setuid(987_654)
 
-    # The code itself must be within that user's reach, wherever this checkout lies.
+    # That user must be able to read the code, wherever this checkout is.
     needed = [PROJECT, Path(sys.prefix), Path(sys.executable).resolve()]
     if any(not parent.stat().st_mode & 0o001 for path in needed for parent in path.parents):
         pytest.skip("this checkout or this Python is out of reach for other users")

@@ -179,7 +179,7 @@ def test_a_dry_run_shows_what_would_be_sent(
 def test_lines_that_wait_for_a_full_batch_do_not_hold_up_a_run(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
-    """The ledger is bounded to so many objects: with more of them the pending batch is sent."""
+    """The ledger has a limit: with more open objects the pending batch is sent."""
     only = objects[0].document["flow_logs"][0]
     many = list(flow_log_objects(40, 1, seed=3))
     put_in_order(place, [objects[0], *many])

@@ -126,7 +126,7 @@ def uploads(draw: st.DrawFn) -> list[Upload]:
     st.none() | moments,
     st.randoms(use_true_random=False),
 )
-def test_all_ticks_together_find_what_the_full_listing_finds(
+def test_all_runs_together_find_what_the_full_listing_finds(
     objects: list[Upload],
     start: int,
     ticks: list[int],
@@ -202,7 +202,7 @@ def test_looking_for_late_objects_reads_two_days() -> None:
 
 
 def test_a_long_walk_is_divided() -> None:
-    """So that waiting for one page is no waiting for all the others."""
+    """So that one slow page does not delay all others."""
     space = filled(150, 90, NEW_YEAR)
     walk = Walk(PREFIX, Hours(NEW_YEAR - 2 * HOUR, NEW_YEAR))
     asked: list[int] = []
@@ -219,7 +219,7 @@ def test_a_long_walk_is_divided() -> None:
 
 
 def test_folders_that_go_round_end() -> None:
-    """Dividing a walk is no must."""
+    """Dividing a walk is optional."""
     walk = Walk(PREFIX, HOURS, f"{INTERFACES[0]}/year=2026")
     search = folders_ahead(walk)
     next(search)
@@ -229,7 +229,7 @@ def test_folders_that_go_round_end() -> None:
 
 
 def test_a_store_that_ignores_start_after_is_found_out() -> None:
-    """Else the walk would go on for ever, or miss what it has jumped to."""
+    """Otherwise the walk would never end, or miss keys."""
     space = filled(2, 1, NEW_YEAR)
     reader: Any = Reader(
         SimpleNamespace(page=lambda request: space.page(PageRequest(request.prefix, keys=10))),

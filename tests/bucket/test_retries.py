@@ -104,7 +104,7 @@ def test_one_object_that_fails_alone_is_given_up_after_five_tries(error: Unanswe
         assert world.read("e") == "e"
 
 
-def test_an_object_is_not_blamed_where_no_other_was_ever_read() -> None:
+def test_an_object_is_not_given_up_if_no_other_was_read() -> None:
     world = World()
     world.broken["a"] = Unanswered("500")
     with pytest.raises(StoreUnavailable):
@@ -161,7 +161,7 @@ def test_fewer_requests_are_in_flight_while_the_store_turns_them_away() -> None:
     assert world.retries.window.size == 32
 
 
-def test_an_object_that_is_gone_is_an_answer() -> None:
+def test_a_missing_object_is_an_answer() -> None:
     world = World()
     world.broken["b"] = Unanswered("500")
 

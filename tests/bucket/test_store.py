@@ -115,7 +115,7 @@ def test_a_key_that_is_encoded_once_more_than_it_is(place: Place, mode: str, saf
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_key_is_taken_as_it_stands_where_there_is_such_an_object(place: Place, mode: str) -> None:
+def test_a_key_is_not_decoded_if_there_is_such_an_object(place: Place, mode: str) -> None:
     if mode == "catch-up":
         finished(place)
     encoded = dataclasses.replace(ITEM, key=quote(ITEM.key))
@@ -125,7 +125,7 @@ def test_a_key_is_taken_as_it_stands_where_there_is_such_an_object(place: Place,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_object_that_neither_key_names_is_gone(place: Place, mode: str) -> None:
+def test_an_object_under_neither_key_is_missing(place: Place, mode: str) -> None:
     result = place.run(FLOWLOG_MODE=mode, CE_DATA=event(quote(ITEM.key)))
     if mode != "catch-up":
         assert "deleted before it was read" in result.log
@@ -210,7 +210,7 @@ def test_a_locked_state_is_told_from_a_missing_role(
 
 
 @pytest.mark.parametrize("mode", ["remember", "catch-up"])
-def test_state_can_be_in_a_bucket_of_its_own(place: Place, mode: str) -> None:
+def test_state_can_be_in_another_bucket(place: Place, mode: str) -> None:
     expected = place.put(ITEM)
     place.store.create_bucket("states")
     rule = changes(s3_error(403, "AccessDenied"))
@@ -227,7 +227,7 @@ def test_state_can_be_in_a_bucket_of_its_own(place: Place, mode: str) -> None:
 
 
 def away(place: Place, fault: Fault, times: int) -> None:
-    """After the first one, every write of STATE meets this fault so many times before it works."""
+    """After the first one, every write of STATE gets this fault this many times first."""
     left = [0, 0, times]
 
     def rule(request: S3Request) -> Fault | None:

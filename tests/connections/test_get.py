@@ -157,16 +157,14 @@ QUICK = settings(
 
 @QUICK
 @given(answer=framed(), cuts=CUTS)
-def test_an_answer_is_what_urllib3_makes_of_it(
-    server: Server, answer: bytes, cuts: list[int]
-) -> None:
+def test_an_answer_is_read_as_by_urllib3(server: Server, answer: bytes, cuts: list[int]) -> None:
     pieces = in_pieces(answer, cuts)
     assert by_getter(server, pieces) == by_urllib3(server, pieces) is not None
 
 
 @QUICK
 @given(answer=framed(), missing=st.integers(1, 80), cuts=CUTS)
-def test_an_answer_that_ends_early_is_never_taken_for_a_whole_one(
+def test_an_answer_that_ends_early_is_never_complete(
     server: Server, answer: bytes, missing: int, cuts: list[int]
 ) -> None:
     pieces = in_pieces(answer[:-missing], cuts)
@@ -243,7 +241,7 @@ def test_a_connection_is_kept_and_a_stale_one_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("end", [CLOSE, RESET])
-def test_a_fresh_connection_without_an_answer_is_no_stale_one(end: bytes) -> None:
+def test_a_new_connection_without_an_answer_is_not_retried_as_stale(end: bytes) -> None:
     with running() as server:
         server.answers = [[end], [ok(b"1")]]
         with pytest.raises(UnusableAnswer):

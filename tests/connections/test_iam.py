@@ -53,7 +53,7 @@ def test_hmac_for_the_bucket_and_a_profile_for_the_log_service(place: Place) -> 
     assert place.received() == expected
 
 
-def test_the_profile_is_used_where_there_is_an_api_key_as_well(place: Place) -> None:
+def test_the_profile_is_used_if_there_is_also_an_api_key(place: Place) -> None:
     expected = place.put(*flow_log_objects(1, 1))
     result = place.run(IAM_PROFILE_NAME=PROFILE, APIKEY="a-wrong-key")
     assert result.code == 0, result.log

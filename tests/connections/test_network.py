@@ -94,7 +94,7 @@ def test_a_bundle_that_does_not_exist_is_a_fault(place: Place, name: str) -> Non
     assert place.iam.requests == []
 
 
-def test_a_proxy_holds_for_every_connection(
+def test_a_proxy_applies_to_every_connection(
     secured: Place, company: trustme.CA, tmp_path: Path
 ) -> None:
     proxy = Proxy()

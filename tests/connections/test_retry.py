@@ -99,7 +99,7 @@ def test_tries_end_by_time_and_not_by_number() -> None:
     assert max(seconds for _, seconds in waits) <= policy.longest_wait
 
 
-def test_what_is_not_to_be_tried_again_is_not() -> None:
+def test_errors_that_must_not_be_retried_are_not() -> None:
     clock = Clock()
     with pytest.raises(ValueError, match="other"):
         retrying(POLICY, sleep=clock.sleep, clock=clock)(lambda: int("other"))

@@ -110,7 +110,7 @@ def test_no_status_is_left_out() -> None:
 
 @given(st.integers(100, 599), st.binary(max_size=80), st.integers(1, 5))
 def test_no_text_is_too_strange(status: int, text: bytes, lines: int) -> None:
-    """And none makes a delivery of what is none by its status."""
+    """And no text makes a failed status a delivery."""
     for service in (logdna, cloud_logs):
         meaning = service(status, text, lines)
         if not 200 <= status < 300:
@@ -144,7 +144,7 @@ def test_every_line_has_one_fate(statuses: list[int]) -> None:
         (200, b'{"status":"error"}', False),
     ],
 )
-def test_what_asks_for_fewer_requests(status: int, text: bytes, overloaded: bool) -> None:
+def test_which_answers_ask_for_fewer_requests(status: int, text: bytes, overloaded: bool) -> None:
     meaning = logdna(status, text, LINES)
     assert isinstance(meaning, NotNow | ByLine)
     assert meaning.overloaded is overloaded

@@ -88,7 +88,7 @@ def test_halves_are_the_whole(encoded: bool, lines: list[tuple[int, bytes]]) -> 
         ([0, 1], 1),
     ],
 )
-def test_objects_are_kept_whole_where_the_halves_allow_it(owners: list[int], first: int) -> None:
+def test_a_batch_is_halved_between_objects_if_possible(owners: list[int], first: int) -> None:
     """What is refused is mostly all of an object, and then its neighbours need not be looked at."""
     assert len(batch_of([(owner, b"x") for owner in owners]).halves()[0]) == first
 
@@ -108,7 +108,7 @@ def test_lines_are_selected_by_index(
     assert [batch.owner_of(i) for i in every] == [owner for owner, _ in lines]
 
 
-def test_a_batch_has_no_more_lines_than_an_answer_can_speak_of() -> None:
+def test_a_batch_has_no_more_lines_than_an_answer_can_have_statuses() -> None:
     packer = Packer(DESTINATION, 10_000_000)
     full = [batch for n in range(2 * BATCH_LINES + 1) if (batch := packer.add(n, b"{}"))]
     assert [len(batch) for batch in full] == [BATCH_LINES, BATCH_LINES]

@@ -188,7 +188,7 @@ class Service:
         return self.well(lines)
 
     def text_lost(self, lines: list[str]) -> Reply:
-        """The status comes, and nothing behind it."""
+        """The status arrives, the body does not."""
         reply = self.well(lines)
         if reply.status_code == 207:
             self.told -= set(lines)
@@ -201,7 +201,7 @@ class Service:
     # --- accounts --------------------------------------------------------------------------------
 
     def take_some(self, lines: list[str]) -> None:
-        """Take lines, and delivery does not hear of it."""
+        """Accept lines, but the answer is lost."""
         some = [line for line in lines if line not in self.bad and self._rng.random() < 0.7]
         self.taken.update(some)
         self.untold.update(some)
@@ -279,7 +279,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_the_receipts_are_what_the_service_took(chunk: int) -> None:
+def test_the_receipts_match_what_the_service_accepted(chunk: int) -> None:
     for seed in range(chunk, PLANS, CHUNKS):
         try:
             play(seed)

@@ -289,7 +289,7 @@ def test_no_attribute_comes_twice() -> None:
     }
 
 
-def test_what_is_no_crn_has_no_parts() -> None:
+def test_a_text_that_is_not_a_crn_has_no_parts() -> None:
     for value in ("", "crn", "crn:v1:bluemix:public:is", 7, None, ["crn"]):
         logs = sent(Source(fields={"vpc_crn": value, "instance_crn": value}), Line(b""))
         assert attributes(logs.resource.attributes).keys() == {
@@ -338,7 +338,7 @@ def flows(body: bytes) -> list[tuple[object, object]]:
 
 
 @pytest.mark.parametrize("size", [5_000, 100_000, 3_999_000])
-def test_a_request_has_at_most_4_mb_also_where_each_line_has_a_resource_of_its_own(
+def test_a_request_has_at_most_4_mb_even_if_each_line_has_its_own_resource(
     size: int,
 ) -> None:
     packer = Packer(PLAIN, 1 << 30)
@@ -361,7 +361,7 @@ def test_a_record_that_fits_into_no_request_is_refused_alone() -> None:
     delivery.close()
 
 
-def test_a_record_that_does_not_fit_beside_its_resource_is_refused() -> None:
+def test_a_record_that_does_not_fit_with_its_resource_is_refused() -> None:
     packer = Packer(PLAIN, 4_000_000)
     with pytest.raises(LineTooLong, match="does not fit into one request"):
         packer.add(0, bytes(3_999_000), bytes(1_000))
@@ -525,7 +525,7 @@ def test_an_answer_that_takes_longer_than_the_timeout(place: Place) -> None:
     assert place.received().keys() == expected.keys()
 
 
-def test_a_certificate_of_its_own_is_trusted_by_these_connections_alone() -> None:
+def test_the_certificate_of_otlp_is_trusted_only_by_its_connections() -> None:
     assert tls_context(where()) is tls_context(where())
     assert tls_context(where()) is not tls_context()
 

@@ -42,7 +42,7 @@ def as_official(value: object) -> AnyValue:
 
 
 def assert_same(written: bytes, expected: Message) -> None:
-    """The same content, and nothing beside it: neither unknown fields nor longer numbers."""
+    """The same content, without unknown fields or longer numbers."""
     assert type(expected).FromString(written) == expected
     assert len(written) == expected.ByteSize()
 

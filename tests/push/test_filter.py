@@ -76,7 +76,7 @@ def sends(expression: str, flow: Any = FLOW) -> bool:
         ("[action, initiator_ip][?cidr(@, '10.0.0.0/8')]", True),
     ],
 )
-def test_a_flow_is_sent_where_the_expression_is_true(expression: str, sent: bool) -> None:
+def test_a_flow_is_sent_if_the_expression_is_true(expression: str, sent: bool) -> None:
     assert sends(expression) is sent
 
 
@@ -150,7 +150,7 @@ def test_a_faulty_expression(expression: str, fault: str) -> None:
         ("{x: direction}.x", []),
     ],
 )
-def test_what_is_said_before_any_flow_is_seen(expression: str, said: list[str]) -> None:
+def test_warnings_about_the_expression_itself(expression: str, said: list[str]) -> None:
     warnings = list(Filter(expression).warnings())
     assert len(warnings) == (1 if said else 0), warnings
     assert all(part in warnings[0] for part in said)
@@ -236,7 +236,7 @@ typed = st.recursive(
 
 @settings(max_examples=600, deadline=None)
 @given(typed, st.sampled_from(["rejected", "accepted"]), st.integers(20, 24), st.booleans())
-def test_what_fits_means_what_jmespath_says(
+def test_expressions_mean_the_same_as_in_jmespath(
     expression: str, action: str, port: int, flag: bool
 ) -> None:
     flow = {**WELL_TYPED, "action": action, "port": port, "flag": flag}
@@ -250,7 +250,7 @@ def test_what_fits_means_what_jmespath_says(
     st.ip_addresses().map(str) | st.text(max_size=6),
     st.lists(st.tuples(st.ip_addresses(), st.integers(0, 128)), min_size=1, max_size=3),
 )
-def test_networks_hold_what_the_standard_library_says(
+def test_networks_contain_the_same_addresses_as_by_the_standard_library(
     address: str, around: list[tuple[Any, int]]
 ) -> None:
     networks = [

@@ -112,7 +112,7 @@ class FollowJob(ModelJob):
         self.tally = Tally()
         self._reader: Any = FollowReader(world, run)
         self.state = state.StateObject(self._reader.store, STATE)
-        # Parked and late objects lie behind the mark.
+        # Parked and late objects are before the mark.
         self._floor = [0, ""]
 
     def _deliver(self, ref: ObjectRef, by_worker: bool) -> Settled:

@@ -244,10 +244,10 @@ class ModelJob(lib.Job):
 
     def push(self, refs: Sequence[ObjectRef], on_settled: Any = None) -> None:
         waiting: list[Settled] = []
-        # A worker listens with a method of its own; a push of named objects does not.
+        # A worker passes its own `on_settled`; a push of named objects does not.
         worker = on_settled if hasattr(on_settled, "__self__") else None
         if worker:
-            # A worker never pushes what lies behind the mark that it started from.
+            # A worker never pushes objects before the mark from which it started.
             self._floor = self._floor or self._world.states[-1]["mark"] or [0, ""]
             assert all([ref.last_modified, ref.key] > self._floor for ref in refs)
         try:
@@ -357,7 +357,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(offset=st.sampled_from([0.0, FAST, SLOW]))
     def another_machine_answers(self, offset: float) -> None:
-        """All of the store's machines have clocks of their own."""
+        """Each of the store's machines has its own clock."""
         self.world.machine = offset
 
     @precondition(lambda self: len(self.runs) < 4)
@@ -426,7 +426,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(faults=st.lists(st.sampled_from(["lost", "late", "conflict"]), min_size=1, max_size=9))
     def the_store_does_not_answer_about_state(self, faults: list[str]) -> None:
-        """What becomes of the next requests; reads just fail. Nothing may be doubled by it.
+        """How the next requests fail; reads just fail. No line may be sent twice because of it.
 
         Unless a run can no longer say what it has done: see `clear_away`.
         """
