@@ -239,7 +239,7 @@ LOG_SERVICE = [
         "the connection broke", repeated=BATCH, rows=MANY_ROWS),
     Row("an answer that never comes", answers(Silence()), "it gave no answer in time"),
     Row("an answer that drips, byte by byte", answers(Drip(0.2)),
-        "it gave no whole answer in time", repeated=BATCH),
+        "it gave no complete answer in time", repeated=BATCH),
     *(
         Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
             repeated="not received", remarks=remarks, destinations=(destination,))

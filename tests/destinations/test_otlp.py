@@ -521,7 +521,7 @@ def test_an_answer_that_takes_longer_than_the_timeout(place: Place) -> None:
     place.ingestion.script.rule(rule)
     result = place.run(OTEL_EXPORTER_OTLP_TIMEOUT="300")
     assert result.code == 0, result.log
-    assert "it gave no whole answer in time" in result.log
+    assert "it gave no complete answer in time" in result.log
     assert place.received().keys() == expected.keys()
 
 
