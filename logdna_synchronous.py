@@ -43,7 +43,7 @@ from destinations.base import (
 from destinations.batch import Batch, Packer
 from destinations.block import Block
 from destinations.exchange import Exchange, Traffic
-from destinations.in_flight import LinesNotTaken, Part, Result
+from destinations.in_flight import LinesNotAccepted, Part, Result
 from destinations.intake import add_block, add_lines
 from destinations.messages import Messages
 
@@ -185,7 +185,7 @@ class Sender:
             if result.ended_by:
                 result.end(part, result.ended_by)
             else:
-                reason = self._messages.not_told_apart(SPLIT_REQUESTS)
+                reason = self._messages.refused_together(SPLIT_REQUESTS)
                 result.fail(part.owners, reason, permanent=True)
         if result.accepted:
             self._splitting_helps = True
@@ -212,8 +212,8 @@ class Sender:
                     first = attempt.retry_state.attempt_number == 1
                     return self._try(part, result, first=first)
         except TryAgain as error:
-            reason = self._messages.not_taken(error)
-            if isinstance(error, LinesNotTaken) and result.accepted:
+            reason = self._messages.not_accepted(error)
+            if isinstance(error, LinesNotAccepted) and result.accepted:
                 # The service works, except for these lines: others can still be delivered.
                 result.fail(part.lines.owners, reason, permanent=False)
             else:
@@ -235,7 +235,7 @@ class Sender:
                 raise self.ended_by
             answer = self._exchange.post(part.body, first=first)
         meaning = self._destination.meaning(answer.status, answer.text, len(part.lines))
-        if isinstance(meaning, answers.NotNow | answers.ByLine) and meaning.overloaded:
+        if isinstance(meaning, answers.Retry | answers.ByLine) and meaning.overloaded:
             self.window.overloaded(halvings)
         match meaning:
             case answers.Delivered(remark):
@@ -246,11 +246,11 @@ class Sender:
                 result.accept(part.lines)
             case answers.ByLine():
                 refused = self._messages.refused(*meaning.refusals)
-                part.take_some(meaning, result, refused, answer.retry_after)
+                part.record(meaning, result, refused, answer.retry_after)
             case answers.SomeRefused(count, why):
                 reason = self._messages.refused_some(count, len(part.lines), why)
                 result.fail(part.lines.owners, reason, permanent=True)
-            case answers.NotNow(why):
+            case answers.Retry(why):
                 raise TryAgain(why, answer.retry_after)
             case answers.KeyRefused(status):
                 if self._destination.replaced_credentials(answer.response):

@@ -28,11 +28,11 @@ class Delivered:
     remark: str = ""
 
 
-class Fate(enum.Enum):
+class LineResult(enum.Enum):
     """The result of one line."""
 
-    TAKEN = "taken"
-    AGAIN = "to be sent again"
+    ACCEPTED = "accepted"
+    RETRY = "to be sent again"
     REFUSED = "refused"
 
 
@@ -42,14 +42,14 @@ class ByLine:
 
     statuses: tuple[int, ...]
 
-    def indices(self, fate: Fate) -> list[int]:
+    def indices(self, result: LineResult) -> list[int]:
         """The indices of the lines with this result."""
-        return [i for i, status in enumerate(self.statuses) if fate_of_line(status) is fate]
+        return [i for i, status in enumerate(self.statuses) if result_of_line(status) is result]
 
     @property
     def refusals(self) -> set[int]:
         """The statuses of the lines that were refused."""
-        return {status for status in self.statuses if fate_of_line(status) is Fate.REFUSED}
+        return {status for status in self.statuses if result_of_line(status) is LineResult.REFUSED}
 
     @property
     def overloaded(self) -> bool:
@@ -66,7 +66,7 @@ class SomeRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class NotNow:
+class Retry:
     """No line counts as accepted; the same request may be sent again."""
 
     why: str
@@ -94,7 +94,7 @@ class KeyRefused:
     status: int
 
 
-Meaning = Delivered | ByLine | SomeRefused | NotNow | LinesRefused | RequestRefused | KeyRefused
+Meaning = Delivered | ByLine | SomeRefused | Retry | LinesRefused | RequestRefused | KeyRefused
 
 
 # --- by status -----------------------------------------------------------------------------------
@@ -110,17 +110,17 @@ def by_status(status: int) -> Meaning:
         return LinesRefused(status)
     # A status below 200 is an interim answer: the final one is missing.
     if status < 200 or status >= 500 or status in (408, 425, 429):
-        return NotNow(f"it answered {status}", status in _OVERLOADED)
+        return Retry(f"it answered {status}", status in _OVERLOADED)
     return RequestRefused(status)
 
 
-def fate_of_line(status: int) -> Fate:
+def result_of_line(status: int) -> LineResult:
     """What the status of a single line means."""
     if 200 <= status < 300:
-        return Fate.TAKEN
+        return LineResult.ACCEPTED
     if status == 429 or status >= 500:
-        return Fate.AGAIN
-    return Fate.REFUSED
+        return LineResult.RETRY
+    return LineResult.REFUSED
 
 
 # --- by service ----------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def logdna(status: int, text: bytes, lines: int) -> Meaning:
         return _by_line(status, statuses, lines)
     if statuses == "error" or answer.get("error"):
         explanation = str(answer.get("error") or statuses)[:EXPLANATION_CHARACTERS]
-        return NotNow(f"it answered {status}, but with an error: {explanation}")
+        return Retry(f"it answered {status}, but with an error: {explanation}")
     return meaning
 
 
@@ -157,8 +157,8 @@ def cloud_logs(status: int, text: bytes, lines: int) -> Meaning:
 def _by_line(status: int, value: object, lines: int) -> Meaning:
     statuses = value if isinstance(value, list) else []
     if len(statuses) != lines or not all(map(_is_status, statuses)):
-        return NotNow(f"it answered {status}, but does not say which lines it took")
-    if all(fate_of_line(each) is Fate.TAKEN for each in statuses):
+        return Retry(f"it answered {status}, but does not say which lines it took")
+    if all(result_of_line(each) is LineResult.ACCEPTED for each in statuses):
         return Delivered()
     return ByLine(tuple(statuses))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from connections.retry import TryAgain
-from destinations.answers import ByLine, Fate
+from destinations.answers import ByLine, LineResult
 from destinations.base import DeliveryError, Destination, Failure, Receipt
 from destinations.batch import Batch
 
@@ -44,7 +44,7 @@ class Result:
         return Receipt(self.accepted, self._failed, self.ended_by)
 
 
-class LinesNotTaken(TryAgain):
+class LinesNotAccepted(TryAgain):
     """The service accepted other lines of the request; the rest may be sent again."""
 
 
@@ -60,15 +60,15 @@ class Part:
         self.lines = lines
         self.body = lines.body(self._destination)
 
-    def take_some(
+    def record(
         self, answer: ByLine, result: Result, why_refused: str, retry_after: float | None
     ) -> None:
-        """Record the lines that have a final answer. Raises LinesNotTaken if others are left."""
+        """Record the lines that have a final answer. Raises LinesNotAccepted if others are left."""
         lines = self.lines
-        result.accepted.update(map(lines.owner_of, answer.indices(Fate.TAKEN)))
-        refused = map(lines.owner_of, answer.indices(Fate.REFUSED))
+        result.accepted.update(map(lines.owner_of, answer.indices(LineResult.ACCEPTED)))
+        refused = map(lines.owner_of, answer.indices(LineResult.REFUSED))
         result.fail(refused, why_refused, permanent=True)
-        if left := answer.indices(Fate.AGAIN):
+        if left := answer.indices(LineResult.RETRY):
             self.narrow(lines.select(left))
             what = f"it did not take {len(left)} of {len(lines)} ({answer.statuses[left[0]]})"
-            raise LinesNotTaken(what, retry_after)
+            raise LinesNotAccepted(what, retry_after)

@@ -21,7 +21,7 @@ class Messages:
         self._name = destination.name
         self._reason_logged = False
 
-    def not_taken(self, error: TryAgain) -> str:
+    def not_accepted(self, error: TryAgain) -> str:
         """The time for retries is over."""
         setting = self._destination.endpoint_setting
         return (
@@ -45,7 +45,7 @@ class Messages:
             f" among them: {why or 'it gives no reason'}"
         )
 
-    def not_told_apart(self, requests: int) -> str:
+    def refused_together(self, requests: int) -> str:
         """Lines count as refused because they were refused together with others."""
         return (
             f"{self._name} refused the lines, or others that were sent with them:"

@@ -163,7 +163,7 @@ class Service:
         return Reply(207, orjson.dumps({"status": statuses}))
 
     def wrong_mask(self, lines: list[str]) -> Reply:
-        self.take_some(lines)
+        self.record(lines)
         text = self._rng.choice([b"", b"{}", b"<html>", orjson.dumps({"status": [200] * 99})])
         return Reply(207, text)
 
@@ -174,12 +174,12 @@ class Service:
         raise requests.ConnectionError
 
     def lost_after(self, lines: list[str]) -> Reply:
-        self.take_some(lines)
+        self.record(lines)
         raise requests.exceptions.ChunkedEncodingError
 
     def never(self, lines: list[str]) -> Reply:
         if self._rng.random() < 0.5:
-            self.take_some(lines)
+            self.record(lines)
         self._clock.pass_(POLICY.answer_seconds)
         raise requests.ReadTimeout
 
@@ -200,7 +200,7 @@ class Service:
 
     # --- accounts --------------------------------------------------------------------------------
 
-    def take_some(self, lines: list[str]) -> None:
+    def record(self, lines: list[str]) -> None:
         """Accept lines, but the answer is lost."""
         some = [line for line in lines if line not in self.bad and self._rng.random() < 0.7]
         self.taken.update(some)

@@ -398,20 +398,20 @@ def answer(rejected: int = 0, said: str = "") -> bytes:
         (403, b"", answers.KeyRefused(403)),
         (404, b"", answers.RequestRefused(404)),
         (408, b"", answers.RequestRefused(408)),
-        (429, b"", answers.NotNow("it answered 429", overloaded=True)),
+        (429, b"", answers.Retry("it answered 429", overloaded=True)),
         (500, b"", answers.RequestRefused(500)),
         (501, b"", answers.RequestRefused(501)),
-        (502, b"", answers.NotNow("it answered 502")),
-        (503, b"", answers.NotNow("it answered 503", overloaded=True)),
-        (504, b"", answers.NotNow("it answered 504")),
-        (100, b"", answers.NotNow("it answered 100")),
+        (502, b"", answers.Retry("it answered 502")),
+        (503, b"", answers.Retry("it answered 503", overloaded=True)),
+        (504, b"", answers.Retry("it answered 504")),
+        (100, b"", answers.Retry("it answered 100")),
     ],
 )
 def test_what_an_answer_means(status: int, content: bytes, expected: answers.Meaning) -> None:
     assert meaning(status, content) == expected
 
 
-def test_records_that_were_not_taken_are_not_sent_again_and_their_objects_are_named(
+def test_refused_records_are_not_sent_again_and_their_objects_are_named(
     place: Place,
 ) -> None:
     items = list(flow_log_objects(3, 5))
