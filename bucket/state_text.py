@@ -162,8 +162,8 @@ class Duty(enum.Enum):
 class CatchUp(Work):
     """STATE of catch-up mode.
 
-    The worker pushes objects up to and including `cutoff`, events push later ones. None while
-    `working`, and in the write that begins `closing`: then it follows from the time of that STATE.
+    The worker pushes objects up to and including `cutoff`, events push later ones. None while it is
+    unknown; in the write that begins `closing` it follows from the time of that STATE.
     `failed` are the first keys that could not be delivered, `failed_total` is the number of all.
     """
 
