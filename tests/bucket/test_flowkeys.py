@@ -1,4 +1,4 @@
-"""What a key says of its object."""
+"""Parsing the keys of flow logs."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ PREFIX = "ibm_vpc_flowlogs_"
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 HOUR, DAY = 3600, 86_400
 NEW_YEAR = 1_798_761_600
-"""2027-01-01T00:00:00Z: turns of a day, a month and a year in one."""
+"""2027-01-01T00:00:00Z: a new day, month and year at the same time."""
 
 HOURS = Hours(NEW_YEAR, NEW_YEAR)
 
@@ -53,7 +53,7 @@ FOREIGN = [
 
 
 class Reader:
-    """`push.reader.Reader` without threads; calls end in an order of chance."""
+    """`push.reader.Reader` without threads; calls end in random order."""
 
     def __init__(self, store: Any, concurrency: int, order: random.Random) -> None:
         self.store = SimpleNamespace(page=store.page, concurrency=concurrency)
@@ -73,7 +73,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Upload:
-    """An object, and from when on it can be seen."""
+    """An object, and the time from which it is visible."""
 
     ref: ObjectRef
     visible: float
@@ -137,7 +137,7 @@ def test_all_runs_together_find_what_the_full_listing_finds(
     order: random.Random,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # As small as can be, so that a few keys take many pages, and walks are divided.
+        # As small as possible, so that few keys need many pages, and walks are divided.
         patch.setattr(interfaces, "KEYS_AN_HOUR", first_keys)
         patch.setattr(interfaces, "MAX_KEYS", 4)
         patch.setattr("push.survey.LONG_WALK_PAGES", long_walk)

@@ -1,4 +1,4 @@
-"""How far follow mode has come."""
+"""The marks of follow mode."""
 
 from __future__ import annotations
 

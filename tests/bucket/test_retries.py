@@ -1,4 +1,4 @@
-"""How long the store is asked again, on a clock that a test sets."""
+"""For how long requests to the store are retried, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 180.0
 
 
 class World:
-    """A store that works but for some keys and some times, and a clock that waiting moves."""
+    """A store that fails for some keys and at some times, and a clock that only waiting moves."""
 
     def __init__(self, seed: int = 0) -> None:
         self.now = 0.0
@@ -121,7 +121,7 @@ def test_a_wait_that_leads_past_the_budget_is_not_begun() -> None:
 
 
 def test_requests_that_are_turned_away_at_random_are_all_answered_in_the_end() -> None:
-    """Side by side, as the readers are."""
+    """At the same time, like the readers."""
     # The others move on while one waits.
     retries = Retries(RetryPolicy(SECONDS), 8, lambda _: time.sleep(0.001))
     rng, lock, failed = random.Random(1), threading.Lock(), []

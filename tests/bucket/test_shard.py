@@ -1,4 +1,4 @@
-"""Shares of a job array: even for any pattern of keys, in whatever they differ."""
+"""Shares of a job array: equal for any pattern of keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from bucket.shard import key_hash
 
 KEYS_PER_INSTANCE = 2_500
-"""With fewer keys an instance has more or less than its share by chance alone."""
+"""With fewer keys the shares would differ by chance."""
 
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 

@@ -1,4 +1,4 @@
-"""How STATE is changed: what an answer that is missing or unclear comes to."""
+"""How STATE is changed, also when an answer is missing or unclear."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_outcome_of_a_write(etag: str | None, now: bytes | None, expected: O
 
 
 class ScriptedStore:
-    """A store of which each request does what the script says, then waits are counted."""
+    """A store whose requests do what the script says; it counts waits."""
 
     def __init__(self, *script: str, there: bytes | None = OLD, tries: int = 9) -> None:
         self.there = there

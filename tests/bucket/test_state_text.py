@@ -1,4 +1,4 @@
-"""What STATE says, and the small decisions that follow from it, each on its own."""
+"""The content of STATE, and the decisions that follow from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_cutoff_follows_from_the_time_of_the_closing_write(
     state = CatchUp(worker="w", status=status, cutoff=fixed)
     closing = snapshot(b"", last_modified=777)
     assert state.cutoff_at(closing) == expected
-    # Whoever writes STATE next puts it into the text, since the time of STATE is another one then.
+    # The next write puts it into the content, since it changes the time of STATE.
     assert state.claimed("v", "c", closing).cutoff == expected
     assert state.next_without_failure("k", closing).cutoff == expected
     assert state.rebased(state, state, closing).cutoff == expected
@@ -127,7 +127,7 @@ def test_an_own_write_without_an_answer_is_adopted() -> None:
      ((101, "a"), False)],
 )  # fmt: skip
 def test_what_the_mark_has_passed(place: tuple[int, str], passed: bool) -> None:
-    """Of the same second, only what comes before in the order of pushing."""
+    """In the same second, only objects that are earlier in the order of pushing."""
     state = CatchUp(worker="w", mark=(100, "k"))
     assert state.has_passed(ObjectRef(*place)) is passed
     assert not WORKING.has_passed(ObjectRef(*place)), "there is no mark yet"

@@ -94,7 +94,7 @@ def test_a_name_that_dns_knows_only_after_a_while(place: Place) -> None:
 
 
 def finished(place: Place) -> None:
-    """The catch-up has finished; what is written from now on is pushed by events."""
+    """The catch-up has finished; events push all objects that are written later."""
     place.store.clock_offset = -100
     assert run_worker(place).code == 0
     place.store.clock_offset = 0
@@ -175,7 +175,7 @@ def test_an_object_whose_collector_lost_flows_is_warned_about(place: Place) -> N
 
 
 def changes(fault: Fault) -> Callable[[S3Request], Fault | None]:
-    """A bucket that lets objects be created and refuses to change them."""
+    """A bucket in which objects can be created but not changed."""
     written: list[str] = []
 
     def rule(request: S3Request) -> Fault | None:

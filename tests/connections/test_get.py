@@ -1,4 +1,4 @@
-"""Lean GETs against urllib3's, on answers whole and broken."""
+"""`connections.get` compared with urllib3, on valid and broken answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from connections.get import Getter, NotConnected, UnusableAnswer
 from standins.http import reset
 
 LIMIT = 40
-"""Contents of more bytes are left out; small, so that both sides of it are met."""
+"""Larger contents are not read; small, so that tests have contents on both sides of it."""
 
 
 class Server:
@@ -189,7 +189,7 @@ def test_it_accepts_no_more_than_urllib3(
     damaged = answer[:at] + noise + answer[at + len(noise) :]
     pieces = in_pieces(damaged, cuts)
     found, expected = by_getter(server, pieces), by_urllib3(server, pieces)
-    # Of interim answers `http.client` knows only 100; it takes others for the final one.
+    # The only interim answer that `http.client` knows is 100.
     interim = expected is not None and 100 < expected[0] < 200
     assert found is None or found == expected or interim
 

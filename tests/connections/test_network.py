@@ -1,4 +1,4 @@
-"""Proxy and certificates, with the job as a process: they hold for every connection alike."""
+"""Proxy and certificates apply to every connection; with the job as a process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def company() -> trustme.CA:
 
 @pytest.fixture
 def secured(company: trustme.CA) -> Iterator[Place]:
-    """The services, with certificates of a company's own CA."""
+    """The services, with certificates of a private CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     company.issue_cert("127.0.0.1").configure_cert(context)
     with services() as place:

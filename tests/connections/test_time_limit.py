@@ -1,4 +1,4 @@
-"""The limit of an exchange: inside another one, and whatever kind of connection it has."""
+"""The time limit of an exchange: inside another one, and for all kinds of connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OTLP: what its requests look like to the official messages, its answers, its settings."""
+"""OTLP: its requests as the official package reads them, its answers, its settings."""
 
 from __future__ import annotations
 
@@ -530,7 +530,7 @@ def test_the_certificate_of_otlp_is_trusted_only_by_its_connections() -> None:
     assert tls_context(where()) is not tls_context()
 
 
-# --- a receiver that others wrote ----------------------------------------------------------------
+# --- a receiver by another vendor ----------------------------------------------------------------
 
 
 def test_a_receiver_that_others_wrote(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Which flows are sent: as JMESPath says, and nothing is lost that an expression does not fit."""
+"""Which flows are sent: as in JMESPath, but flows to which it can't be applied are sent too."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_only_what_jmespath_says_is_false_is_left_out(
     if true:
         assert sent, "a filter never loses what is true, or what it does not understand"
     elif flow.keys() >= {"action", "port", "bytes", "flag", "list"} and "missing" not in expression:
-        # Here only a type that does not fit can be the reason for sending it.
+        # Here, only a wrong type can be the reason for sending it.
         assert not sent or compiled._failed
 
 

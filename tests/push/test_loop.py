@@ -33,7 +33,7 @@ class Bucket:
 
 
 class Waiting:
-    """A delivery that acknowledges only when somebody waits for it."""
+    """A delivery that acknowledges only when the push waits for it."""
 
     ended_by: DeliveryError | None = None
 
@@ -225,7 +225,7 @@ def test_an_object_whose_error_ends_the_push_is_named() -> None:
 
 
 class CompletedMeanwhile(Future[str]):
-    """Completes between the end of a wait for it and the look whether it is done."""
+    """Completes between the end of a wait for it and the check whether it is done."""
 
     def result(self, timeout: float | None = None) -> str:
         if timeout is not None:

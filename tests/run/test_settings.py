@@ -1,4 +1,4 @@
-"""The environment and CE_DATA: what is accepted, and how everything else is named."""
+"""The environment and CE_DATA: what is accepted, and the faults of everything else."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_hmac_replaces_api_key_and_crn() -> None:
 
 @pytest.mark.parametrize("end", ["", "/", "/logs/ingest", "/logs/ingest/"])
 def test_endpoint_wins_over_region(end: str) -> None:
-    """Also where somebody has put in the whole URL of the service's documentation."""
+    """Also if it is the complete URL from the service's documentation."""
     settings = read_settings({**IAM_WAY, "LOGDNA_ENDPOINT": f"https://logs.mezmo.com{end}"})
     assert settings.destination.url == "https://logs.mezmo.com"
 
@@ -376,7 +376,7 @@ def test_keys_are_taken_as_they_are() -> None:
     assert parse_event(event(key=key)).key == key
 
 
-# --- which events ask for something --------------------------------------------------------------
+# --- which events have something to do -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
