@@ -1,4 +1,4 @@
-"""The fault lab: what goes wrong, one row each, and what a run makes of it.
+"""The fault table: one row for each fault, and how a run handles it.
 
 `python -m tests.faults` prints the table of docs/reliability.md.
 """
@@ -27,7 +27,7 @@ from tests.harness import BUCKET, PREFIX, Place
 
 ALL, NONE = "all", "none"
 BATCH = "one request"
-"""A connection that dies after the service took a request is the one source of repeated lines."""
+"""Lines are repeated only if a connection breaks after the service accepted a request."""
 
 DESTINATIONS = ("logdna", "cloud-logs", "otlp")
 NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs", "otlp": "OTLP"}
@@ -38,7 +38,7 @@ PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 
 
 def patience(faults: Iterable[Fault | None]) -> dict[str, str]:
-    """Less of it only where an answer is slow, so that a slow machine looks like no fault."""
+    """Shorter only if an answer is slow, so that a slow machine does not look like a fault."""
     return PATIENCE if any(isinstance(fault, Silence | Drip) for fault in faults) else {}
 
 
@@ -81,7 +81,7 @@ MANY_ROWS = 900
 
 
 def answers(*faults: Fault | None) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The next requests to the log service are answered so."""
+    """The next requests to the log service get these answers."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
         place.ingestion.script.next(faults)
@@ -91,7 +91,7 @@ def answers(*faults: Fault | None) -> Callable[[Place, Sequence[FlowLogObject]],
 
 
 def always(fault: Fault, after: int = 0) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every request to the log service is answered so, but for the first ones."""
+    """Every request to the log service except the first ones gets this answer."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         place.ingestion.script.next([None] * after)
@@ -113,7 +113,7 @@ def having(
 
 
 impatient = functools.partial(having, FLOWLOG_RETRY_SECONDS="0.5")
-# Of requests that are on their way at the same time, any may be the first to arrive.
+# Requests that are sent at the same time can arrive in any order.
 one_by_one = functools.partial(having, FLOWLOG_CONCURRENCY="1")
 
 
@@ -141,7 +141,7 @@ def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The receiver takes all records but some, and says how many, but not which."""
+    """The receiver refuses some records, and says how many, but not which."""
     response = ExportLogsServiceResponse()
     response.partial_success.rejected_log_records = 3
     response.partial_success.error_message = "too old"
@@ -167,7 +167,7 @@ def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogOb
 
 
 def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """These lines (object, row) have this status in a 207, whenever they come."""
+    """These lines (object, row) have this status in a 207 each time that they are sent."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         bad = {texts_of(objects[number])[row] for number, row in lines}
@@ -177,7 +177,7 @@ def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[Flo
 
 
 def logdna(place: Place) -> Ingestion:
-    """The log service, which is LogDNA's here."""
+    """The log service, which is LogDNA here."""
     assert isinstance(place.ingestion, Ingestion)
     return place.ingestion
 
@@ -304,7 +304,7 @@ LOG_SERVICE = [
 
 
 def first_get(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The first reads of the first object meet these faults."""
+    """The first reads of the first object get these faults."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         left = list(faults)
@@ -334,7 +334,7 @@ def one_object(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]
 
 
 def listing(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """The first requests for the listing meet these faults."""
+    """The first requests for the listing get these faults."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         left = list(faults)
@@ -346,7 +346,7 @@ def listing(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
 
 
 def wrong_etag(times: int) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The first object comes with an ETag that isn't the checksum of what comes."""
+    """The first object has an ETag that is not the checksum of its content."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         answer = Answer(
@@ -360,7 +360,7 @@ def wrong_etag(times: int) -> Callable[[Place, Sequence[FlowLogObject]], dict[st
 
 
 def expired(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The token that did for the listing has expired when the first object is read."""
+    """The token of the listing has expired when the first object is read."""
     left = [True]
 
     def rule(request: S3Request) -> Fault | None:
@@ -373,7 +373,7 @@ def expired(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def deleted(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The first object goes when the listing has been made."""
+    """The first object is deleted after it was listed."""
 
     def rule(request: S3Request) -> Fault | None:
         if request.operation == "GET":
@@ -384,7 +384,7 @@ def deleted(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The first object is written anew, with the same flows, when the listing has been made."""
+    """The first object is written again, with the same flows, after it was listed."""
     content = gzip.compress(b" " + gzip.decompress(objects[0].body))
 
     def rule(request: S3Request) -> Fault | None:
@@ -396,7 +396,7 @@ def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """The next requests to IAM are answered so."""
+    """The next requests to IAM get these answers."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         place.iam.script.next(faults)
@@ -405,7 +405,7 @@ def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
 
 
 def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """Every request to IAM is answered so, and the job does not wait for long."""
+    """Every request to IAM gets this answer, and the job does not retry for long."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
         place.iam.script.always(fault)
@@ -415,13 +415,13 @@ def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[
 
 
 def expired_while_iam_is_away(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The token is refused in the middle of a run, and IAM can't give another one at once."""
+    """The token is refused in the middle of a run, and IAM can't issue another one at once."""
     expired(place, objects)
     place.iam.script.next([None, Answer(503), Answer(429, {"Retry-After": "1"})])
 
 
 def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """Every token is to be renewed at once, and IAM gives no second one."""
+    """Every token is due for renewal at once, and IAM issues no second one."""
     place.iam.lifetime = 0
     place.iam.valid_for = 3600
     place.iam.script.next([None])
@@ -622,7 +622,7 @@ HEAD = ("fault", "flows", "received", "not delivered", "twice", "exit", "look fo
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    """What is in the bucket, what arrives, what doesn't (all of it named), what arrives twice."""
+    """Flows in the bucket, received, not delivered (all of them named), and received twice."""
     flows = row.rows * OBJECTS
     missing = row.rows * len(row.failed) if isinstance(row.failed, tuple) else 0
     missing = missing if row.missing is None else row.missing

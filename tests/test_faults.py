@@ -71,7 +71,7 @@ def test_a_fault_before_the_first_object_in_an_events_run(
 
 
 def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: Result) -> None:
-    """What arrived, and what the run says of it, against what was there."""
+    """Compare what was received, and what the run reported, with the bucket."""
     received = place.received()
     failed = set(result.failed())
     if result.code:

@@ -25,7 +25,7 @@ HOUR, DAY = 3600, 86_400
 
 @pytest.fixture
 def objects() -> list[FlowLogObject]:
-    """Of the last quarter of an hour, in the order in which they are written."""
+    """Objects of the last 15 minutes, in the order in which they are written."""
     return in_order(60, 2)
 
 
@@ -36,7 +36,7 @@ def in_order(count: int, rows: int) -> list[FlowLogObject]:
 
 
 def put(place: Place, objects: list[FlowLogObject]) -> None:
-    """Upload them as collectors do: soon after the flows."""
+    """Upload them like a collector: soon after the flows."""
     for item in objects:
         end = datetime.fromisoformat(item.document["capture_end_time"])
         place.store.put(BUCKET, item.key, item.body, end + timedelta(seconds=20))
@@ -54,7 +54,7 @@ def state(place: Place) -> dict[str, Any]:
 
 
 def refuse(*keys: str) -> Callable[[S3Request], Answer | None]:
-    """No permission to read these objects, or, without any, all."""
+    """No permission to read these objects; without any, all objects."""
 
     def rule(request: S3Request) -> Answer | None:
         read = request.operation == "GET" and request.key != STATE
@@ -113,7 +113,7 @@ def test_the_first_run_begins_at_the_configured_time(
     new = [item for item in objects if item.document["capture_end_time"] >= f"{since:%FT%TZ}"]
     assert 20 <= len(new) < 60
     assert place.received() == lines_of(*new)
-    # Later on there is a mark, and it alone counts.
+    # Later there is a mark, and only the mark counts.
     assert tick(place, FLOWLOG_SINCE="7d").summary["objects"] == 0
 
 

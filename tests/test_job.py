@@ -47,7 +47,7 @@ IMPATIENT = {"FLOWLOG_RETRY_SECONDS": "0.5"}
 
 
 def strange_objects() -> list[FlowLogObject]:
-    """Realistic objects under keys that a client is tempted to decode."""
+    """Realistic objects with keys that a client might decode by mistake."""
     plain = flow_log_objects(len(STRANGE_KEYS), 3, seed=5)
     return [
         FlowLogObject(key, item.body, item.rows, item.document)
@@ -171,7 +171,7 @@ def test_a_period_names_the_objects_of_a_run_without_an_event(place: Place, mode
     assert place.run(FLOWLOG_MODE=mode, **period).code == 0
     pushed = [json.loads(text)["key"] for text in place.ingestion.texts]
     assert pushed == [f"{PREFIX}2", f"{PREFIX}3"]
-    # An event means its object, whenever that was written.
+    # An event means its object, at any time it was written.
     assert place.run(FLOWLOG_MODE=mode, **period, CE_DATA=event(f"{PREFIX}5")).code == 0
     assert json.loads(place.ingestion.texts[-1])["key"] == f"{PREFIX}5"
 
@@ -324,7 +324,7 @@ def test_an_object_that_goes_between_listing_and_reading(place: Place) -> None:
 
 
 def assert_one_clear_sentence(result: Result, *names: str) -> None:
-    """Exit 1, and exactly what a person needs to see."""
+    """Exit 1, and exactly the messages that a person needs."""
     assert result.code == 1, result.log
     assert "Traceback" not in result.log
     errors = [line for line in result.log.splitlines() if " ERROR " in line]

@@ -25,7 +25,7 @@ EVENT = {**ENVIRON, "CE_DATA": event(KEY)}
 
 
 def instead(**answers: bytes) -> Callable[[int, bytes], bytes]:
-    """The good answers, but for these."""
+    """The good answers, except these."""
     given = {name.replace("_", " "): content for name, content in answers.items()}
     return lambda port, request: {**GOOD, **given}[part(port, request)]
 

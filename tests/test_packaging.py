@@ -1,4 +1,4 @@
-"""What surrounds the job: image, workflows, changelog."""
+"""The files around the job: image, workflows, changelog."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Image:
         return self.root / "usr"
 
     def do(self, step: Step) -> None:
-        """Do one instruction. An unknown one fails: this reader has to be taught it."""
+        """Carry out one instruction. An unknown one is an error."""
         match step.name:
             case "FROM":
                 assert re.fullmatch(r"python:3\.\d+-slim(@sha256:\w+)?", step.text)
@@ -192,7 +192,7 @@ def image() -> Iterator[Image]:
         for file in sent_to_builder((PROJECT / ".dockerignore").read_text()):
             (image.context / file).parent.mkdir(exist_ok=True)
             shutil.copy(PROJECT / file, image.context / file)
-            # As in a checkout of someone who keeps their files from others.
+            # As in a checkout that other users can't read.
             (image.context / file).chmod(0o600)
         for step in steps:
             image.do(step)

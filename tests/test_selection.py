@@ -67,13 +67,13 @@ def test_a_filter_in_each_mode(either: Place, objects: list[FlowLogObject], mode
 def test_an_object_of_which_nothing_is_sent_is_done(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
-    """Also for catch-up, for which it must not come up again."""
+    """Also for catch-up, which must not push it again."""
     put_in_order(place, objects)
     first = run_worker(place, FLOWLOG_WHERE="bytes_from_target < `0`")
     assert first.code == 0, first.log
     assert (first.summary["objects"], first.summary["filtered"]) == (4, 120)
     assert place.ingestion.requests == []
-    # A change of the filter holds from the next run on: what is done stays done.
+    # A change of the filter applies from the next run on, not to objects that are done.
     for data in ("", event(objects[0].key)):
         again = run_worker(place, CE_DATA=data)
         assert (again.code, again.summary["objects"]) == (0, 0), again.log
@@ -220,7 +220,7 @@ def cookbook() -> dict[str, dict[str, str]]:
 
 
 def real_looking() -> FlowLogObject:
-    """An object as its collector writes it, with neighbours from outside and checks of health."""
+    """A collector's object, with flows to addresses outside and health checks."""
     item = flow_log_object(5, 400, datetime.now(UTC))
     for number, entry in enumerate(item.document["flow_logs"]):
         if number % 3 == 0:
