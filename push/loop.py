@@ -114,7 +114,7 @@ class Pusher:
             reading_ended = _why_ended(self._begin_all, push)
             flush_ended = _why_ended(push.settle_and_report, self._delivery.flush())
         except StateLost:
-            # Record requests in flight, but send no more: another run owns STATE now.
+            # Record requests in flight, but send no more: this run no longer owns STATE.
             push.settle(self._delivery.flush(send=False))
             raise
         except Exception as error:
