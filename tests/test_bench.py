@@ -104,7 +104,7 @@ def test_every_figure_can_be_made(figure):
     assert {curve.panel for curve in part.curves} <= {OBJECTS, CONCURRENCY, ARRAY}
 
 
-def test_the_table_says_what_is_met():
+def test_the_table_is_up_to_date():
     text = report.table([Row("a", "2 s", "1 s", "2", "3", False), Row("b", "", "1 s")])
     assert "| a | 2 s | 1 s | 2 | 3 | **no** |" in text
     assert "| b |  | 1 s |  |  |  |" in text

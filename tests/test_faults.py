@@ -1,4 +1,4 @@
-"""The fault lab, row by row, against both destinations; and what can befall the process itself."""
+"""The fault table, row by row, with all destinations."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_fault(group: str, row: Row, destination: str) -> None:
         check_accounts(place, row, items, result)
 
 
-NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
-"""Stands for the objects' names where a run ended before it knew of any."""
+NOT_LISTED = f"not delivered: all objects of bucket {BUCKET} whose keys start with "
+"""Logged instead of the objects' names if a run ended before it knew any."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
 def test_a_fault_before_the_first_object_in_an_events_run(
     group: str, row: Row, destination: str
 ) -> None:
-    """A listing that fails is no fault of such a run; for every other one its object is named."""
+    """A failed listing does not affect such a run; after all other faults its object is named."""
     with services(destination, **dict(row.limits)) as place:
         items = objects(row.rows)
         put_in_order(place, items)
@@ -71,7 +71,7 @@ def test_a_fault_before_the_first_object_in_an_events_run(
 
 
 def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: Result) -> None:
-    """What arrived, and what the run says of it, against what was there."""
+    """Compare what was received, and what the run reported, with the bucket."""
     received = place.received()
     failed = set(result.failed())
     if result.code:

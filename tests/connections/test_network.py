@@ -1,4 +1,4 @@
-"""Proxy and certificates, with the job as a process: they hold for every connection alike."""
+"""Proxy and certificates apply to every connection; with the job as a process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def company() -> trustme.CA:
 
 @pytest.fixture
 def secured(company: trustme.CA) -> Iterator[Place]:
-    """The services, with certificates of a company's own CA."""
+    """The services, with certificates of a private CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     company.issue_cert("127.0.0.1").configure_cert(context)
     with services() as place:
@@ -82,7 +82,7 @@ def test_a_certificate_that_can_not_be_verified_ends_the_run_at_once(secured: Pl
     result = remember(secured)
     assert result.code == 1
     assert "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE" in result.log
-    assert "asked again" not in result.log
+    assert "retrying in" not in result.log
     assert result.failed().keys() == {ITEM.key}
 
 
@@ -94,7 +94,7 @@ def test_a_bundle_that_does_not_exist_is_a_fault(place: Place, name: str) -> Non
     assert place.iam.requests == []
 
 
-def test_a_proxy_holds_for_every_connection(
+def test_a_proxy_applies_to_every_connection(
     secured: Place, company: trustme.CA, tmp_path: Path
 ) -> None:
     proxy = Proxy()
