@@ -1,4 +1,4 @@
-"""The job that Code Engine starts: settings in, one mode run, exit code and summary out."""
+"""The job that Code Engine starts: reads settings, runs one mode, logs a summary and exits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 import lib
 from bucket.errors import StoreError
@@ -24,7 +25,7 @@ from run.settings import Settings, Unusable, log_level_of, mode_of, read_setting
 log = logging.getLogger("flowlog")
 
 READS_PER_REQUEST = 4
-"""Objects are far smaller than requests, so there are fewer of these in flight."""
+"""A request to the log service holds the lines of many objects, so fewer of them are in flight."""
 
 OK, NOT_DELIVERED, UNUSABLE = 0, 1, 2
 
@@ -32,8 +33,8 @@ OK, NOT_DELIVERED, UNUSABLE = 0, 1, 2
 def exit_code(tally: Tally, stop: Stop, *, broken: bool) -> int:
     """The exit code of a run that got past its settings; contract, section 6.
 
-    `broken` says that the mode itself could not go on. A signal counts more than what it left
-    undone: 128 plus its number, 143 for SIGTERM.
+    `broken`: the mode itself could not continue. After a signal the code is 128 plus its number
+    (143 for SIGTERM), whether or not all objects were delivered.
     """
     if stop.signal is not None:
         return 128 + stop.signal
@@ -58,9 +59,9 @@ def run(
     on_progress: OnProgress | None = None,
     doing: Callable[[str], lib.Mode] = lib.MODES.__getitem__,
 ) -> int:
-    """Do one run with this environment; its exit code. The last line logged is the summary.
+    """Do one run with this environment; return its exit code. The summary is logged last.
 
-    `doing` says what the run does in the mode of the settings.
+    `doing` returns what the run does, given the mode of the settings.
     """
     started = time.monotonic()
     secrets = secrets_of(environ)
@@ -78,7 +79,7 @@ def run(
         log.error("nothing was sent: correct the settings named above")
         code = UNUSABLE
     except Exception as error:
-        # Before any object was looked for.
+        # No object was listed or read yet.
         why, code = describe(error), NOT_DELIVERED
         log.error("nothing was sent: %s", why)
         if settings:
@@ -109,14 +110,11 @@ def _run_mode(
     broken = True
     try:
         store = open_store(settings, stop)
-        job = lib.Job(store, delivery, stop, scope, tally, on_progress)
-        try:
+        with closing(lib.Job(store, delivery, stop, scope, tally, on_progress)) as job:
             mode(job, settings.event)
-        finally:
-            job.close()
         return exit_code(tally, stop, broken=False)
     except PushEnded as ended:
-        # What was not delivered is in the tally, and is named from there.
+        # The tally has what was not delivered; it is logged from there.
         log.debug("the push ended early: %s", ended)
         why, broken = str(ended), False
     except Stopped:
@@ -126,7 +124,7 @@ def _run_mode(
         why = str(error)
         log.error("%s", why)
     except Exception as error:
-        # What meets one object alone is that object's failure; see `Pusher`.
+        # An error that concerns one object only is handled in `Pusher`.
         why = describe(error)
         log.error("%s", why)
     _name_undelivered(settings, tally, why)
@@ -134,7 +132,7 @@ def _run_mode(
 
 
 def scope_of(settings: Settings) -> lib.Scope:
-    """Which objects concern a run, and what is sent of them."""
+    """Which objects a run handles, and what it sends of them."""
     return lib.Scope(
         settings.prefix,
         settings.state_key,
@@ -151,15 +149,15 @@ def open_store(settings: Settings, stop: Stop) -> Store:
 
 
 def _name_undelivered(settings: Settings, tally: Tally, why: str) -> None:
-    """Name what a run that ended early was for, where it ended before it came to any object."""
+    """Name what was not delivered by a run that ended before its first object."""
     if tally.objects or tally.skipped or tally.failed_total:
         return
     if settings.event:
         tally.failed.append(settings.event.key, why)
     else:
         log.error(
-            "not delivered: what the bucket %s holds under %s; which objects these are is not"
-            " known, since the run ended before the first one",
+            "not delivered: all objects of bucket %s whose keys start with %s; they can't be named,"
+            " since the run ended before the first one",
             settings.bucket,
             settings.prefix,
         )
@@ -169,14 +167,14 @@ def main() -> None:
     """Run once with the process's environment, and end the process with the exit code."""
     stop = Stop()
 
-    def note(number: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         stop.signal = number
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+        signal.signal(number, on_signal)
     code = run(os.environ, stop)
     logging.shutdown()
-    # Not sys.exit: threads that still wait for the network must not hold up the end.
+    # Not sys.exit: it would wait for threads that still wait for the network.
     os._exit(code)
 
 

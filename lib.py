@@ -1,8 +1,8 @@
 """From the bucket to log lines: which objects, in what order, what a line holds, and the modes.
 
-Data goes one way: keys are listed and put in order, objects are read ahead, decoded into log lines
-and delivered; receipts settle the objects, in order. A mode decides which keys are pushed, and what
-is remembered afterwards.
+Data flows one way: keys are listed and sorted, objects are read ahead, decoded into log lines and
+delivered; receipts settle the objects, in order. A mode decides which keys are pushed, and what is
+written to STATE afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.errors import ObjectError, ObjectNotFound, StoreError
 from bucket.listing import ALWAYS, Listing, ObjectRef, Period
 from bucket.shard import Shard
 from bucket.state import StateError, StateObject
@@ -32,7 +32,7 @@ from push.blocks import block_of
 from push.decoder import FlowLog, Unreadable, decode
 from push.encoder import render
 from push.ledger import Tally
-from push.loop import OnProgress, OnSettled, Pusher, say_gone
+from push.loop import OnProgress, OnSettled, Pusher, log_deleted
 from push.reader import Reader
 from push.selection import OBJECT, Selection
 from push.state_exchange import StateExchange
@@ -55,7 +55,7 @@ class Operation(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What `CE_DATA` says; `bucket` is empty where it doesn't."""
+    """What `CE_DATA` says; `bucket` is empty if it names none."""
 
     key: str
     bucket: str = ""
@@ -64,30 +64,30 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which keys of the bucket concern this run, and what is sent of their flows."""
+    """Which keys of the bucket this run handles, and which of their flows and fields it sends."""
 
     prefix: str
     state_key: str
     shard: Shard
     period: Period = ALWAYS
-    """When an object that no event names was written."""
+    """Without an event, only objects written in this period are pushed."""
     selection: Selection = field(default_factory=Selection)
-    job_run: str = ""  # the same in all its tries; empty where it has no name
+    job_run: str = ""  # the same in all retries; empty if it has no name
 
     def holds(self, key: str) -> bool:
         """Whether this listed key is a flow log of this shard."""
         return key != self.state_key and key.startswith(self.prefix) and self.shard.holds(key)
 
     def nothing_to_do(self, event: Event) -> str | None:
-        """Why this event asks for nothing, or None if its object is to be pushed."""
+        """Why there is nothing to do for this event; None if its object is to be pushed."""
         if event.operation is Operation.DELETE:
             return "the object was deleted, not written"
-        # Some stores' events bear the key percent-encoded once more than it is.
+        # In the events of some stores the key is percent-encoded once more.
         keys = {event.key, decoded(event.key) or event.key}
         if self.state_key in keys:
             return "this is the STATE object, not a flow log"
         if not any(key.startswith(self.prefix) for key in keys):
-            return f"no flow log, its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
+            return f"not a flow log: its key does not start with FLOWLOG_PREFIX {self.prefix!r}"
         if not self.shard.holds(event.key):
             return "the key belongs to another instance of the array"
         return None
@@ -96,7 +96,7 @@ class Scope:
 # --- what a line holds ---------------------------------------------------------------------------
 
 REPEATED_LIMIT_BYTES = 512 * 1024 * 1024
-"""Bound of the object's own fields, once in every line; 250,000 real lines have about as much."""
+"""Limit for the object's own fields, repeated in every line; 250,000 real lines come close."""
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Lines:
     key: str
     selection: Selection = field(default_factory=Selection)
     filtered: int = 0
-    """How many flows were left out so far."""
+    """How many flows the filter has left out so far."""
     _added: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,12 +116,12 @@ class Lines:
 
     @property
     def source(self) -> Source:
-        """Where the flows come from, and what their lines have in common."""
+        """Where the flows come from, and the fields that all their lines have."""
         shared = self.selection.shared(self.flow_log.fields, self._added)
         return replace(source_of(self.flow_log), fields=shared)
 
     def block(self) -> Block | None:
-        """All lines at once, where the object's text allows that."""
+        """All lines at once, if the object's text allows that."""
         block = block_of(self.flow_log, self.selection, self._added, milliseconds)
         if block:
             self.filtered = len(self.flow_log.entries) - len(block.like)
@@ -133,7 +133,7 @@ class Lines:
         captured = fields.get("capture_end_time")
         wanted = self.selection.tester(fields, added)
         parts = self.selection.renderer(fields, added)
-        for row, entry in enumerate(self.selection.entries(self.flow_log)):
+        for row, entry in enumerate(self.selection.noted(fields, self.flow_log.entries)):
             if not wanted(entry, row):
                 self.filtered += 1
                 continue
@@ -152,12 +152,12 @@ def lines_of(selection: Selection, content: bytes, key: str) -> Lines:
     """The lines of an object as stored. Raises Unreadable."""
     flow_log = decode(content)
     if len(flow_log.entries) * len(render(flow_log.fields)) > REPEATED_LIMIT_BYTES:
-        raise Unreadable("too large: what is repeated in every line takes too much in all")
+        raise Unreadable("too large: the fields repeated in every line take too much memory in all")
     return Lines(flow_log, key, selection)
 
 
 def source_of(flow_log: FlowLog) -> Source:
-    """What the object says of where its flows come from."""
+    """Where the flows come from, according to the object."""
     # A CRN ends with the id (IBM Cloud docs, "Cloud Resource Names").
     vpc_id = _label(flow_log.fields.get("vpc_crn")).rpartition(":")[2]
     interface_id = _label(flow_log.fields.get("network_interface_id"))
@@ -167,16 +167,16 @@ def source_of(flow_log: FlowLog) -> Source:
 
 
 def _label(value: object) -> str:
-    """A text that UTF-8 can hold: a lone surrogate, which JSON can escape, becomes a `?`."""
+    """A text that UTF-8 can encode: a lone surrogate, which JSON can escape, becomes a `?`."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def milliseconds(text: object) -> int | None:
-    """`text` (ISO 8601, UTC where it names no zone) since the epoch; None where it is unusable."""
+    """`text` (ISO 8601, UTC if it names no zone) since the epoch; None if it is unusable."""
     return _milliseconds(text) if isinstance(text, str) else None
 
 
-# The flows of an object end in the same few hundred seconds.
+# All flows of an object end within a few hundred seconds, so few times differ.
 _milliseconds = functools.lru_cache(maxsize=1024)(iso_milliseconds)
 
 
@@ -213,7 +213,7 @@ class Job:
     ) -> Listing:
         """The wanted flow logs of this shard, oldest first; contract, section 7.
 
-        Where it breaks off, what was listed is named as not begun. Raises StoreError, Stopped.
+        If it fails midway, what was listed is reported as not begun. Raises StoreError, Stopped.
         """
         listing, empty = Listing(), True
         try:
@@ -228,19 +228,19 @@ class Job:
         except Exception as error:
             listing.sort()
             self.tally.not_begun = listing
-            self.tally.not_begun_reason = f"the listing broke off: {str(error) or 'stopped'}"
+            self.tally.not_begun_reason = f"the listing failed: {str(error) or 'stopped'}"
             raise
         listing.sort()
         if empty:
-            self._look_beside_prefix()
+            self._warn_of_other_keys()
         return listing
 
-    def _look_beside_prefix(self) -> None:
-        """Warn where the bucket holds keys, but none that starts with the prefix."""
+    def _warn_of_other_keys(self) -> None:
+        """Warn if the bucket holds keys, but none that starts with the prefix."""
         try:
             page = next(self._reader.pages(""), [])
         except StoreError:
-            return  # perhaps the role ends at the prefix
+            return  # perhaps the role permits only keys with the prefix
         others = [ref.key for ref in page if ref.size and ref.key != self.scope.state_key]
         if others:
             text = "no key starts with FLOWLOG_PREFIX %r; the bucket holds others, such as %r"
@@ -252,7 +252,7 @@ class Job:
         wanted: Callable[[ObjectRef], bool],
         after_page: Callable[[], None],
     ) -> Listing:
-        """The wanted flow logs, oldest first; of interfaces, those of these hours (None: all).
+        """The wanted flow logs, oldest first; of each interface only these hours (None: all).
 
         Raises StoreError, Stopped.
         """
@@ -263,20 +263,20 @@ class Job:
         return survey.listed(Walk(self.scope.prefix, hours), after_page)
 
     def stat(self, key: str) -> ObjectRef | None:
-        """The object as the store knows it; None where it was deleted, which counts as skipped, or
-        can't be looked up, which counts as failed."""
+        """The object's time and size; None if it was deleted, which counts as skipped, or can't be
+        looked up, which counts as failed."""
         try:
             return self._reader.call(self._reader.store.stat, key)
-        except ObjectGone:
-            say_gone(key)
+        except ObjectNotFound:
+            log_deleted(key)
             self.tally.skipped += 1
         except ObjectError as error:
             self.tally.failed.append(key, str(error))
         return None
 
     def while_waiting(self, call: Callable[[], None]) -> None:
-        """Call this again and again while the run waits for the store or the log service, but not
-        while it waits for STATE: the call may be an exchange about STATE itself."""
+        """Call this repeatedly while the run waits for the store or the log service, but not while
+        it waits for STATE: the call itself may read or write STATE."""
         self._reader.on_wait = self._delivery.on_wait = call
 
     def pause(self, seconds: float) -> None:
@@ -286,16 +286,16 @@ class Job:
     def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled = lambda _: None) -> None:
         """Push the objects in their order; every one of them ends up in the tally.
 
-        `on_settled` hears of each of them once it has settled. Raises PushEnded.
+        `on_settled` is called with each of them once it has settled. Raises PushEnded.
         """
         self._pusher.push(refs, on_settled)
 
     def send_pending(self) -> None:
-        """Send pending lines, so that their objects can settle, without waiting for an answer."""
+        """Send pending lines, so that their objects can settle; does not wait for an answer."""
         self._delivery.send()
 
     def close(self) -> None:
-        """Queued reads and requests are cancelled; fields that no flow had are warned about."""
+        """Cancel queued reads and requests; warn of selected fields that no flow had."""
         self.scope.selection.warn_of_fields_not_met()
         self._reader.close()
         self._exchange.close()
@@ -322,7 +322,7 @@ def _push_all(job: Job, refs: Listing) -> None:
 
 
 def remember(job: Job, event: Event | None) -> None:
-    """Event: push the object, and remember the oldest one. No event: push what is older."""
+    """Event: push the object, and remember the oldest one. No event: push all older ones."""
     from push.remember import memory_of, remember_pushed
 
     memory = memory_of(job, job.scope.prefix)
@@ -342,16 +342,16 @@ def remember(job: Job, event: Event | None) -> None:
 
 
 def catch_up(job: Job, event: Event | None) -> None:
-    """The first run becomes the worker and pushes all; once it closes, events push theirs."""
+    """The first run becomes the worker and pushes all; after its cutoff, events push theirs."""
     from bucket.state_text import CatchUp, Status, read_catch_up
-    from push.catch_up import CatchUpWorker, push_unless_the_workers, warn_of_failures
+    from push.catch_up import CatchUpWorker, push_unless_left_to_worker, warn_of_failures
     from push.worker import claim
 
     first = CatchUp.beginning(job.scope.period, time.time())
     snapshot = job.state.read()
     state = read_catch_up(snapshot, job.scope.state_key) if snapshot else first
     if event:
-        state = push_unless_the_workers(job, event.key, state, snapshot)
+        state = push_unless_left_to_worker(job, event.key, state, snapshot)
     warn_of_failures(state)
     if event and (state.status is Status.FINISHED or job.tally.failed_total):
         return
@@ -360,9 +360,9 @@ def catch_up(job: Job, event: Event | None) -> None:
 
 
 def follow(job: Job, event: Event | None) -> None:
-    """A timer's run pushes what is past the mark, and lets go; events have nothing to do."""
+    """A timer's run pushes what is past the mark and releases STATE; events do nothing."""
     if event:
-        log.info("nothing to do for %s: the timer's runs find it", event.key)
+        log.info("nothing to do for %s: a run of the timer will push it", event.key)
         job.tally.skipped += 1
         return
     from bucket.marks import beginning_at
@@ -376,7 +376,7 @@ def follow(job: Job, event: Event | None) -> None:
 
 
 def push_named(mode: str) -> Mode:
-    """For an object that a person names: pushed whatever the mode; STATE gains nothing by it."""
+    """Pushes an object that a person names, in any mode; the marks in STATE do not move."""
     from push.named import push_all_named
 
     return lambda job, event: push_all_named(job, [event.key] if event else [], mode)
@@ -397,4 +397,4 @@ MODES: Mapping[str, Mode] = {
     "catch-up": catch_up,
     "follow": follow,
 }
-"""By the value of FLOWLOG_MODE."""
+"""For each value of FLOWLOG_MODE."""

@@ -1,11 +1,11 @@
-"""Delivers lines to a log service, the LogDNA ingestion API first of all, and says what arrived.
+"""Delivers lines to a log service, such as the LogDNA ingestion API, and reports the results.
 
-Data goes one way through four roles: a `Line` is rendered by its `Destination` (`LogDNA` here),
-packed into a `Batch`, posted by a `Sender` (which retries and splits), and comes back as a
-`Receipt`. `Delivery` holds the four together, with a bounded number of requests in flight.
+Data flows one way: a `Line` is rendered by its `Destination` (`LogDNA` here), packed into a
+`Batch`, posted by a `Sender` (which retries and splits), and its result is a `Receipt`. `Delivery`
+connects the four, with a limited number of requests in flight.
 
-Delivery is at least once: a connection that breaks after the service took a batch is
-indistinguishable from one that broke before, so that batch is sent again.
+Delivery is at least once: if a connection breaks, it is unknown whether the service accepted the
+batch, so it is sent again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from destinations.base import (
 from destinations.batch import Batch, Packer
 from destinations.block import Block
 from destinations.exchange import Exchange, Traffic
-from destinations.in_flight import LinesNotTaken, Part, Result
+from destinations.in_flight import LinesNotAccepted, Part, Result
 from destinations.intake import add_block, add_lines
 from destinations.messages import Messages
 
@@ -54,14 +54,14 @@ APP = "FLCE"
 REGION_URL = "https://logs.{region}.logging.cloud.ibm.com"
 
 BATCH_BYTES = 2_000_000
-"""Size at which a request is closed, uncompressed: large enough that its cost per line vanishes,
-small enough that several can be in flight in the memory of the smallest instance."""
+"""Size of a full request, uncompressed: large enough to make its overhead per line negligible, and
+small enough to have several in flight in the memory of the smallest instance."""
 
 SPLIT_REQUESTS = 64
-"""So many requests a batch may take until it is known which of its lines are refused."""
+"""Most requests for a batch to find out which of its lines are refused."""
 
 PENDING_SECONDS = 3.0
-"""A line waits at most so long for others to fill its request."""
+"""A line waits at most this long for others to fill its request."""
 
 
 # --- LogDNA's own requests -----------------------------------------------------------------------
@@ -79,7 +79,7 @@ class LogDNA(Destination):
 
     @classmethod
     def read(cls, env: Variables) -> LogDNA:
-        """Where LOGDNA_ENDPOINT or LOGDNA_REGION says, with LOGDNA_INGESTION_KEY."""
+        """The destination by LOGDNA_ENDPOINT or LOGDNA_REGION, with LOGDNA_INGESTION_KEY."""
         by_region = env.parsed("LOGDNA_REGION", _parse_region, "")
         url = env.url("LOGDNA_ENDPOINT", by_region).removesuffix("/logs/ingest")
         if not env.text("LOGDNA_ENDPOINT") and not env.text("LOGDNA_REGION"):
@@ -95,7 +95,7 @@ class LogDNA(Destination):
     long_line = LongLine.CUT
 
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
-        """Tells what stands before and after a line's own text in an element."""
+        """A function that returns the text before and after a line's own text in its element."""
         shared = functools.lru_cache(maxsize=4)(_escaped)
 
         def around(line: Line) -> tuple[bytes, bytes]:
@@ -110,13 +110,13 @@ class LogDNA(Destination):
         return around
 
     def quoted(self, text: bytes) -> bytes:
-        """A text without escapes as it stands in an element: inside a string of JSON."""
+        """A text, escaped for an element: as part of a JSON string."""
         return _escaped(text)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one encoded body."""
+        """Post an encoded body."""
         return session.post(
             f"{self.url}/logs/ingest",
             params={"hostname": HOSTNAME, "now": str(int(time.time() * 1000))},
@@ -125,12 +125,12 @@ class LogDNA(Destination):
             auth=(self.key, ""),
             timeout=timeout,
             stream=True,
-            # A redirect would carry the key to a host nobody named.
+            # A redirect would send the key to an unknown host.
             allow_redirects=False,
         )
 
     def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
-        """What an answer to a request of so many lines means."""
+        """What an answer to a request with this many lines means."""
         return answers.logdna(status, text, lines)
 
 
@@ -141,7 +141,7 @@ def _parse_region(text: str) -> str:
 
 
 def _escaped(text: bytes) -> bytes:
-    """UTF-8 as it stands inside a string of JSON."""
+    """UTF-8, escaped as part of a JSON string."""
     return orjson.dumps(text.decode())[1:-1]
 
 
@@ -161,7 +161,7 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        """`no_more_waits`, once set, ends every wait between tries and permits no further one."""
+        """`no_more_waits`, once set, ends all waits between tries and prevents new ones."""
         self.traffic = Traffic()
         self.ended_by: DeliveryError | None = None
         self.window = Window(connections)
@@ -177,7 +177,7 @@ class Sender:
     def send(self, batch: Batch) -> Receipt:
         """Send `batch` until there is a final answer for every line of it."""
         result, parts, requests = Result(may_split=self._splitting_helps), deque([batch]), 0
-        # The larger parts come first: what is not told apart in the end is as small as can be.
+        # Larger parts first, so that the parts left undecided at the end are small.
         while parts and requests < SPLIT_REQUESTS and not result.ended_by:
             parts.extend(self._send_part(parts.popleft(), result))
             requests += 1
@@ -185,7 +185,7 @@ class Sender:
             if result.ended_by:
                 result.end(part, result.ended_by)
             else:
-                reason = self._messages.not_told_apart(SPLIT_REQUESTS)
+                reason = self._messages.refused_together(SPLIT_REQUESTS)
                 result.fail(part.owners, reason, permanent=True)
         if result.accepted:
             self._splitting_helps = True
@@ -196,7 +196,7 @@ class Sender:
     def _send_part(self, lines: Batch, result: Result) -> tuple[Batch, ...]:
         """Send lines until each of them has its final answer, and record that in `result`.
 
-        Returns two batches to send instead, where the service does not say which lines it refuses.
+        Returns two batches to send instead, if the service does not say which lines it refuses.
         """
         part = Part(lines, self._destination)
         tries = retrying(
@@ -212,9 +212,9 @@ class Sender:
                     first = attempt.retry_state.attempt_number == 1
                     return self._try(part, result, first=first)
         except TryAgain as error:
-            reason = self._messages.not_taken(error)
-            if isinstance(error, LinesNotTaken) and result.accepted:
-                # The service is well, but for these lines: others can still be delivered.
+            reason = self._messages.not_accepted(error)
+            if isinstance(error, LinesNotAccepted) and result.accepted:
+                # The service works, except for these lines: others can still be delivered.
                 result.fail(part.lines.owners, reason, permanent=False)
             else:
                 self._end(part, result, ServiceUnavailable(reason))
@@ -223,19 +223,19 @@ class Sender:
         return ()
 
     def _end(self, part: Part, result: Result, error: DeliveryError) -> None:
-        """Nothing else will work, so requests that wait need not be tried again."""
+        """Record an error that all other requests would get too, and end their retries."""
         result.end(part.lines, error)
         self.ended_by = self.ended_by or error
         self._no_more_waits.set()
 
     def _try(self, part: Part, result: Result, *, first: bool) -> tuple[Batch, ...]:
-        """One request. Raises TryAgain, and DeliveryError where no other one would work."""
+        """One request. Raises TryAgain, or DeliveryError if no other request would work."""
         with self.window.slot() as halvings:
             if self.ended_by:
                 raise self.ended_by
             answer = self._exchange.post(part.body, first=first)
         meaning = self._destination.meaning(answer.status, answer.text, len(part.lines))
-        if isinstance(meaning, answers.NotNow | answers.ByLine) and meaning.overloaded:
+        if isinstance(meaning, answers.Retry | answers.ByLine) and meaning.overloaded:
             self.window.overloaded(halvings)
         match meaning:
             case answers.Delivered(remark):
@@ -246,11 +246,11 @@ class Sender:
                 result.accept(part.lines)
             case answers.ByLine():
                 refused = self._messages.refused(*meaning.refusals)
-                part.take_some(meaning, result, refused, answer.retry_after)
+                part.record(meaning, result, refused, answer.retry_after)
             case answers.SomeRefused(count, why):
                 reason = self._messages.refused_some(count, len(part.lines), why)
                 result.fail(part.lines.owners, reason, permanent=True)
-            case answers.NotNow(why):
+            case answers.Retry(why):
                 raise TryAgain(why, answer.retry_after)
             case answers.KeyRefused(status):
                 if self._destination.replaced_credentials(answer.response):
@@ -261,7 +261,7 @@ class Sender:
                 return part.lines.halves()
             case answers.LinesRefused(status) | answers.RequestRefused(status):
                 self._messages.log_reason(answer)
-                # Of several lines nobody knows whether each of them would be refused again.
+                # With several lines it is unknown which of them would be refused again.
                 alone = isinstance(meaning, answers.LinesRefused) and len(part.lines) == 1
                 reason = self._messages.refused(status)
                 result.fail(part.lines.owners, reason, permanent=alone)
@@ -274,9 +274,9 @@ class Sender:
 class Delivery:
     """Lines in, receipts out, with at most `concurrency` requests in flight.
 
-    Belongs to one thread. `stop_requested` is asked while it waits: once it says True, no request
-    waits for another try, and those in flight have `GRACE_SECONDS` left to be answered. `ended_by`
-    is the error after which no batch is sent any more.
+    For use by one thread. It polls `stop_requested` while it waits: once that is True, no request
+    waits for another try, and those in flight have `GRACE_SECONDS` left. `ended_by` is the error
+    after which no batch is sent.
     """
 
     GRACE_SECONDS = 10.0
@@ -294,7 +294,7 @@ class Delivery:
         self.ended_by: DeliveryError | None = None
         self.takes_blocks = destination.takes_blocks
         self.on_wait: Callable[[], None] = lambda: None
-        """Called again and again while this waits for an answer."""
+        """Called repeatedly while this waits for an answer."""
         self._destination = destination
         self._concurrency = concurrency
         self._stop_requested = stop_requested
@@ -309,37 +309,37 @@ class Delivery:
 
     @property
     def traffic(self) -> Traffic:
-        """What went over the wire so far."""
+        """What was sent so far."""
         return self._sender.traffic
 
     def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
-        """Take the lines of object `owner`; waits while all requests are in flight."""
+        """Add the lines of object `owner`; waits while too many requests are in flight."""
         return add_lines(self._packer, owner, lines, source, self._submit_full)
 
     def add_block(self, owner: int, block: Block, source: Source) -> Added | None:
-        """The same for a block, much faster; None where its lines must be added one by one."""
+        """The same for a block, much faster; None if its lines must be added one by one."""
         return add_block(self._packer, owner, block, source, self._submit_full)
 
     def _submit_full(self, batch: Batch) -> bool:
-        """Send a batch; whether it makes sense to add more: an object can have very many lines."""
+        """Send a full batch; return whether to add more lines of the same object."""
         self._submit(batch)
         self._collect(0)
         return self.ended_by is None
 
     def send(self) -> None:
-        """Send the pending batch, although it is not full."""
+        """Send the pending batch, even if it is not full."""
         rest = self._packer.take()
         if rest:
             self._submit(rest)
 
     def send_old(self) -> None:
-        """Send the pending batch if a line of it has waited for others for `PENDING_SECONDS`."""
+        """Send the pending batch if its oldest line has waited for `PENDING_SECONDS`."""
         waited = time.monotonic() - self._packer.begun if len(self._packer) else 0.0
         if waited >= PENDING_SECONDS and len(self._in_flight) < self._concurrency:
             self.send()
 
     def receipts(self, *, wait: bool = False) -> Iterator[Receipt]:
-        """The receipts that have come in since the last call; with `wait`, waits a moment."""
+        """The receipts since the last call; with `wait`, waits a moment for one."""
         self._collect(self._POLL_SECONDS if wait else 0)
         receipts, self._receipts = self._receipts, []
         yield from receipts
@@ -355,7 +355,7 @@ class Delivery:
         yield from self.receipts()
 
     def close(self) -> None:
-        """Queued requests are cancelled; those in flight are left alone."""
+        """Cancel queued requests; those in flight are not awaited."""
         self._no_more_waits.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -383,7 +383,7 @@ class Delivery:
             self._give_up()
 
     def _receipt(self, future: Future[Receipt], batch: Batch) -> Receipt:
-        """The result of a batch; an error that nobody foresaw is the failure of its objects."""
+        """The result of a batch; an unexpected error is the failure of its objects."""
         error = future.exception()
         if isinstance(error, Exception):
             return Receipt(Counter(), dict.fromkeys(batch.owners, Failure(describe(error))))

@@ -1,4 +1,4 @@
-"""What an answer of the object store means, as errors: the bucket's fault, or one object's."""
+"""Errors of the object store, and what its answers mean: does one object fail, or the bucket?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from urllib3 import exceptions as http
 
-from connections.get import NotConnected, NoWholeAnswer
+from connections.get import NotConnected, UnusableAnswer
 from connections.iam import TokenError, TokenUnavailable
 from connections.pools import is_unverified
 from connections.retry import TryAgain
@@ -18,22 +18,22 @@ from connections.time_limit import TooSlow
 
 
 class StoreError(Exception):
-    """The bucket can't be used as it is set up; the text says which setting to look at."""
+    """The bucket can't be used with these settings; the text says which one to look at."""
 
 
 class StoreUnavailable(StoreError):
-    """The store gave no usable answer for as long as it may be asked."""
+    """The store gave no usable answer until the time for retries was over."""
 
 
 class ObjectError(Exception):
     """One object can't be delivered; the others are not affected."""
 
     permanent: ClassVar[bool] = False
-    """Whether another run would fail again: a fault of the object, not of the store or a right."""
+    """Whether another run would fail too: the object is at fault, not the store or a permission."""
 
 
-class ObjectGone(ObjectError):
-    """The object was deleted before it was read."""
+class ObjectNotFound(ObjectError):
+    """There is no such object: as a rule it was deleted before it was read."""
 
 
 class ObjectForbidden(ObjectError):
@@ -41,17 +41,17 @@ class ObjectForbidden(ObjectError):
 
 
 class ObjectRefused(ObjectError):
-    """The store does not hand out this object as things are."""
+    """The store refuses to return this object."""
 
     permanent = True
 
 
 class ObjectArchived(ObjectRefused):
-    """The object is in an archive: it can be read once somebody has restored it."""
+    """The object is archived: it can be read after somebody has restored it."""
 
 
 class ObjectTooLarge(ObjectError):
-    """The object is larger as stored than a flow log may be once unpacked."""
+    """The stored object is larger than a flow log may be after decompression."""
 
     permanent = True
 
@@ -61,22 +61,22 @@ class PreconditionRefused(ObjectError):
 
 
 class ReadInterrupted(ObjectError):
-    """The object does not arrive whole, although others can be read."""
+    """The object can't be read completely, although others can."""
 
 
 class Trouble(enum.Enum):
-    """Why a request has no usable answer, as far as it tells whose fault that is."""
+    """Why a request got no usable answer: whether the requested object may be the cause."""
 
     UNREACHABLE = "unreachable"
-    """There is no connection, or no token: whatever was asked for."""
+    """There is no connection, or no token: this concerns all requests."""
     OVERLOAD = "overload"
-    """The store turns requests away (429, 503): mostly, not always, whatever was asked for."""
+    """The store rejects requests (429, 503): this concerns most requests, not only this one."""
     NO_ANSWER = "no answer"
-    """It may be what was asked for."""
+    """The requested object may be the cause."""
 
 
 class Unanswered(TryAgain):
-    """The store gave no usable answer this time: it is asked again."""
+    """The store gave no usable answer this time: the request is retried."""
 
     def __init__(
         self, what: str, after: float | None = None, trouble: Trouble = Trouble.NO_ANSWER
@@ -87,7 +87,7 @@ class Unanswered(TryAgain):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns what keeps an answer from coming into Unanswered, or into StoreError."""
+    """Raises errors of connections and tokens as Unanswered or StoreError."""
     try:
         yield
     except TokenError as error:
@@ -95,7 +95,7 @@ def explained() -> Iterator[None]:
     except TokenUnavailable as error:
         raise Unanswered(str(error), error.after, Trouble.UNREACHABLE) from None
     except http.LocationValueError as error:
-        raise StoreError(f"COS_ENDPOINT is no usable address ({type(error).__name__})") from None
+        raise StoreError(f"COS_ENDPOINT is not a usable address ({type(error).__name__})") from None
     except (
         NotConnected,
         http.NewConnectionError,
@@ -111,20 +111,19 @@ def explained() -> Iterator[None]:
                 " SSL_CERT_FILE"
             ) from None
         raise Unanswered(
-            f"{what}; look at COS_ENDPOINT"
-            " (a `.direct.` one is reached from inside IBM Cloud only)",
+            f"{what}; look at COS_ENDPOINT (a `.direct.` endpoint works only inside IBM Cloud)",
             trouble=Trouble.UNREACHABLE,
         ) from None
-    except NoWholeAnswer as error:
-        what = f"the object store gave no whole answer: {error}"
+    except UnusableAnswer as error:
+        what = f"the object store gave no complete answer: {error}"
         raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None
     except (http.HTTPError, TooSlow) as error:
-        what = f"the object store gave no whole answer ({type(error).__name__})"
+        what = f"the object store gave no complete answer ({type(error).__name__})"
         raise Unanswered(f"{what}; look at COS_ENDPOINT and the service's status") from None
 
 
-_AGAIN_STATUSES = frozenset((408, 425, 429))
-_AGAIN_CODES = frozenset(
+_RETRIED_STATUSES = frozenset((408, 425, 429))
+_RETRIED_CODES = frozenset(
     (
         "ConditionalRequestConflict",
         "OperationAborted",
@@ -139,19 +138,19 @@ _AGAIN_CODES = frozenset(
 def explain_answer(
     status: int, code: str, bucket: str, key: str | None = None, after: float | None = None
 ) -> StoreError | ObjectError | Unanswered:
-    """The error that an answer of the store stands for, by HTTP status and S3 error code.
+    """The error that an answer of the store means, by HTTP status and S3 error code.
 
-    `key` says that one object was asked for: then a refusal concerns only that object. `after` is
-    the answer's `Retry-After` in seconds. The table of docs/reliability.md says the same.
+    With a `key`, the request was about one object, and most refusals concern only that object.
+    `after` is the answer's `Retry-After` in seconds. docs/reliability.md has the same as a table.
     """
     answer = f"the object store answered {status} {code}".rstrip()
-    if status in _AGAIN_STATUSES or status >= 500 or code in _AGAIN_CODES:
+    if status in _RETRIED_STATUSES or status >= 500 or code in _RETRIED_CODES:
         overload = status in (429, 503) or code == "SlowDown"
         return Unanswered(answer, after, Trouble.OVERLOAD if overload else Trouble.NO_ANSWER)
-    if fault := _fault_of_setup(status, code, answer, bucket):
-        return fault
+    if error := _settings_error(status, code, answer, bucket):
+        return error
     if key is not None:
-        return _fault_of_object(status, code, answer)
+        return _object_error(status, code, answer)
     if status == 403:
         return StoreError(f"{answer}: no permission; {_ROLE}")
     return StoreError(f"{answer}; look at COS_BUCKET")
@@ -160,8 +159,8 @@ def explain_answer(
 _ROLE = "look at the role of the key, COS_CRN, COS_BUCKET"
 
 
-def _fault_of_setup(status: int, code: str, answer: str, bucket: str) -> StoreError | None:
-    """What makes every request fail, whatever it asks for."""
+def _settings_error(status: int, code: str, answer: str, bucket: str) -> StoreError | None:
+    """The error of an answer that every request would get, because of a setting."""
     if code == "NoSuchBucket":
         return StoreError(f"there is no bucket {bucket!r} at this endpoint; look at COS_BUCKET")
     if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
@@ -181,16 +180,16 @@ def _fault_of_setup(status: int, code: str, answer: str, bucket: str) -> StoreEr
     return None
 
 
-def _fault_of_object(status: int, code: str, answer: str) -> ObjectError:
+def _object_error(status: int, code: str, answer: str) -> ObjectError:
     if code == "NoSuchKey":
-        return ObjectGone("the object is not in the bucket any more")
+        return ObjectNotFound("the object is no longer in the bucket")
     if code == "InvalidObjectState":
         return ObjectArchived(f"the object is archived ({status} {code}): restore it, then push it")
     if status == 412:
         return PreconditionRefused(answer)
     if status == 403:
         return ObjectForbidden(f"{answer}: no permission; {_ROLE}")
-    return ObjectRefused(f"{answer}: the store does not hand out this object")
+    return ObjectRefused(f"{answer}: the store refuses to return this object")
 
 
 _LOCKED = re.compile("retention|object ?lock|locked|legal ?hold|protected|immutable|worm", re.I)
@@ -199,24 +198,24 @@ _LOCKED = re.compile("retention|object ?lock|locked|legal ?hold|protected|immuta
 def explain_state_refusal(
     error: ObjectError, status: int, text: str, key: str, *, known_locked: bool
 ) -> StoreError | ObjectError | Unanswered:
-    """Why STATE can't be changed: its precondition, a role that is missing, or a locked object.
+    """Why STATE can't be changed: its precondition, a missing role, or a locked object.
 
-    A bucket with a retention policy or Object Lock lets objects be created and refuses to change
-    them, with AccessDenied as for a missing role (COS docs, "Immutable Object Storage", "Object
-    Lock"). So beside the answer's own `text` counts what is known: `known_locked` where this run
-    has written STATE before, or its headers tell of a retention. `error` is what the answer means
-    for any object.
+    In a bucket with a retention policy or Object Lock, objects can be created but not changed; the
+    answer is AccessDenied, as for a missing role (COS docs, "Immutable Object Storage", "Object
+    Lock"). So the answer counts as a lock if its `text` says so, or if `known_locked`: this run has
+    written STATE before, or STATE has retention headers. `error` is what the answer means for any
+    other object.
     """
     answer = f"the STATE object {key!r} can't be changed: {error}"
-    said = status in (400, 403, 405, 409) and _LOCKED.search(text)
-    if said or (status == 403 and known_locked):
+    says_locked = status in (400, 403, 405, 409) and _LOCKED.search(text)
+    if says_locked or (status == 403 and known_locked):
         return StoreError(
             f"{answer}; it is locked, by a retention policy or Object Lock of its bucket: let"
             " FLOWLOG_STATE_BUCKET name a bucket without one"
         )
-    if isinstance(error, ObjectGone | PreconditionRefused):
+    if isinstance(error, ObjectNotFound | PreconditionRefused):
         return error
-    if status == 409:  # a conflict with another request: it may be sent again
+    if status == 409:  # a conflict with another request: it may be retried
         return Unanswered(str(error))
     return StoreError(
         f"{answer}; these modes need the role Object Writer (or Writer) on its bucket, which"

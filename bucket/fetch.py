@@ -1,9 +1,9 @@
 """Requests to the store over HTTP, with about a third of the CPU of the SDK's client.
 
-The SDK builds, validates, signs, sends and parses every request in some 7,000 function calls, which
-for flow logs is more than all the rest of the work together; and making its client takes as long
-as reading a hundred objects. Of all it does only the signature is needed here. And its client has
-rules of its own for retries, proxies and certificates, which would hold for some requests only.
+The SDK needs some 7,000 function calls to build, validate, sign, send and parse a request, which is
+more than all other work for a flow log; and creating its client takes as long as reading a hundred
+objects. Only its signature is needed here. Its client also has its own rules for retries, proxies
+and certificates, which would apply to some requests only.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from connections.time_limit import time_limit
 from connections.values import content_length
 
 EXCHANGE_FACTOR = 5
-"""One whole exchange may take so many times as long as the wait for more bytes, as far as that
-leaves time for another one."""
+"""A whole exchange may take this many times the limit for a single read, if that leaves time for a
+retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The store's answer; asked for its headers in lower case. `size` is its Content-Length."""
+    """The store's answer; look up its headers in lower case. `size` is its Content-Length."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,21 +42,21 @@ class Answer:
 
     @property
     def error_code(self) -> str:
-        """The S3 error code, empty where there is none (S3 API, "Error responses")."""
+        """The S3 error code, empty if there is none (S3 API, "Error responses")."""
         found = re.search(rb"<Code>([A-Za-z0-9]{1,64})</Code>", self.content)
         return found[1].decode() if found else ""
 
     @property
     def retry_after(self) -> float | None:
-        """After how many seconds the store wants to be asked again, where it says."""
+        """The store's `Retry-After` in seconds, if it sent one."""
         return retry_after_seconds(self.headers.get("retry-after"), datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request about one object of the bucket, or with a query and no key about the bucket.
+    """A request about one object of the bucket; or about the bucket, with a query and no key.
 
-    An answer's content of more than `limit` bytes is not read.
+    Content of more than `limit` bytes is not read.
     """
 
     method: str
@@ -76,13 +76,13 @@ class Request:
 
 
 class Authorization(Protocol):
-    """How a request shows that it may be made."""
+    """Makes the headers that authorize a request."""
 
     def headers(self, request: Request, url: str) -> dict[str, str]:
         """The headers that the request to `url` needs besides its own."""
 
     def replace(self, refused: Mapping[str, str]) -> bool:
-        """Whether other headers than the refused ones can be had, and may work."""
+        """Whether other headers than the refused ones are available, and may work."""
 
 
 class Bearer:
@@ -96,7 +96,7 @@ class Bearer:
         return {"Authorization": f"Bearer {self._tokens.get_token()}"}
 
     def replace(self, refused: Mapping[str, str]) -> bool:
-        """Whether other headers than the refused ones can be had, and may work."""
+        """Whether other headers than the refused ones are available, and may work."""
         return self._tokens.replace(refused["Authorization"].removeprefix("Bearer "))
 
 
@@ -104,7 +104,7 @@ class Signature:
     """HMAC credentials, as AWS Signature Version 4."""
 
     def __init__(self, access_key_id: str, secret_access_key: str, region: str) -> None:
-        # A run with bearer tokens is started without them, and a run for an event is mostly start.
+        # Runs with bearer tokens don't need these imports, which take long for a run with an event.
         from ibm_botocore.auth import S3SigV4Auth
         from ibm_botocore.awsrequest import AWSRequest
         from ibm_botocore.credentials import Credentials
@@ -119,12 +119,12 @@ class Signature:
         return dict(signed.headers)
 
     def replace(self, refused: Mapping[str, str]) -> bool:
-        """Whether other headers than the refused ones can be had: never."""
+        """Whether other headers than the refused ones are available: never."""
         return False
 
 
 class Fetcher:
-    """Makes requests about one bucket; safe to use from `connections` threads."""
+    """Makes requests about one bucket; safe to use from `connections` threads at a time."""
 
     def __init__(
         self,
@@ -146,10 +146,10 @@ class Fetcher:
         )
 
     def ask(self, request: Request) -> Answer:
-        """One request, and once more where its token had expired.
+        """Make a request; once more if its token had expired.
 
-        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, NoWholeAnswer or urllib3's
-        HTTPError where there is no whole answer.
+        Raises TokenUnavailable, TokenError; and TooSlow, NotConnected, UnusableAnswer or urllib3's
+        HTTPError if there is no complete answer.
         """
         url = self._url + request.target
         headers = self._authorization.headers(request, url)
@@ -168,7 +168,7 @@ class Fetcher:
 
     @functools.cached_property
     def _urllib3(self) -> tuple[urllib3.HTTPConnectionPool, str]:
-        # Where only objects are read, nobody needs it.
+        # A run that only reads objects does not need it.
         return self._pool()
 
     def _ask_by_urllib3(self, request: Request, target: str, headers: Mapping[str, str]) -> Answer:
@@ -190,15 +190,15 @@ class Fetcher:
                 response.close()
                 content = b""
             else:
-                # Read to its end, an answer that is shorter than it says raises. One without a
-                # length is read a byte further than it may be long.
+                # Reading to the end raises if the answer is shorter than its Content-Length. One
+                # without a length is read up to one byte over the limit.
                 content = response.read(None if size else request.limit + 1)
                 response.release_conn()
         return Answer(response.status, response.headers, max(size, len(content)), content)
 
 
 def getter(endpoint: str, connect_seconds: float, answer_seconds: float) -> Getter | None:
-    """The lean way to GET, where no proxy stands between."""
+    """The fast way to GET; None if there is a proxy for the endpoint."""
     if network().proxies_for(endpoint):
         return None
     tls = tls_context() if endpoint.startswith("https:") else None
@@ -206,9 +206,11 @@ def getter(endpoint: str, connect_seconds: float, answer_seconds: float) -> Gett
 
 
 def quoted(key: str) -> str:
-    """A key as it stands in the path of a URL."""
-    # The keys of flow logs need no more than this, and it is five times faster.
-    return key.replace("%", "%25").replace("=", "%3D") if _PLAIN(key) else quote(key, safe="/~")
+    """A key, percent-encoded for the path of a URL."""
+    # This is enough for the keys of flow logs, and five times faster.
+    return (
+        key.replace("%", "%25").replace("=", "%3D") if _SIMPLE_KEY(key) else quote(key, safe="/~")
+    )
 
 
-_PLAIN = re.compile("[A-Za-z0-9/%=._~-]*").fullmatch
+_SIMPLE_KEY = re.compile("[A-Za-z0-9/%=._~-]*").fullmatch

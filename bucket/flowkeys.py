@@ -1,4 +1,4 @@
-"""What the key of a flow log says: the interface it is of, and its place among the hours.
+"""Parses the keys of flow logs: the network interface, and the hour.
 
 A collector writes under `…/record-type=T/year=Y/month=M/day=D/hour=H/…`, so that keys sort by
 interface and record type, then by hour (IBM Cloud docs, VPC, "Viewing flow log objects").
@@ -13,14 +13,14 @@ import time
 HOUR_SECONDS = 3600
 
 USUAL_HOURS = 2
-"""An object that is written more than so many hours after the hour in its key is late."""
+"""An object that was written more than this many hours after the hour in its key is late."""
 
 _RECORD_TYPE, _YEAR = "/record-type=", "/year="
 _IN_HOUR = re.compile(r"/year=[0-9]{4}/month=[0-9]{2}/day=[0-9]{2}/hour=[0-9]{2}/")
 
 
 def interface_of(key: str) -> str | None:
-    """What stands before the year: an interface and record type; None for keys of another form."""
+    """The part of the key before the year: interface and record type; None for another form."""
     end = key.find("/", key.find(_RECORD_TYPE) + 1)
     if _RECORD_TYPE not in key or not key.startswith(_YEAR, end):
         return None
@@ -28,14 +28,14 @@ def interface_of(key: str) -> str | None:
 
 
 def is_in_hour(key: str, interface: str) -> bool:
-    """Whether the key of this interface names its hour in full, as those of collectors do."""
+    """Whether the key of this interface has a complete hour, as those of collectors do."""
     return _IN_HOUR.match(key, len(interface)) is not None
 
 
 def hour_key(interface: str, seconds: int) -> str:
-    """Where the keys of this interface begin that are of the hour of this time, or a later one.
+    """The place in the order of keys where the hour of this time begins for this interface.
 
-    They sort after it, all earlier ones before it.
+    Keys of this hour and of later ones sort after it, keys of earlier hours before it.
     """
     return interface + _hour(max(0, seconds) // HOUR_SECONDS)
 
@@ -46,9 +46,9 @@ def _hour(number: int) -> str:
 
 
 def is_late(key: str, last_modified: int) -> bool:
-    """Whether an object was written unusually long after its hour; keys of another form never are.
+    """Whether an object was written unusually long after its hour; False for keys of another form.
 
-    By where the key sorts, so that each key of an interface has its answer, however it goes on.
+    By comparing keys, so that there is an answer for every key of an interface, even a wrong hour.
     """
     interface = interface_of(key)
     if interface is None:

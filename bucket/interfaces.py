@@ -1,10 +1,10 @@
-"""Walks through the keys of a bucket from interface to interface, reading the newest hours of each.
+"""Lists the newest hours of every network interface in a bucket, and skips the older hours.
 
-A key sorts by interface, then by hour. So a page that ends among hours of no interest is followed
-by one that starts at the hour of interest, and what lies between is never listed: the number of
-requests grows with the interfaces, and not with how long the bucket keeps its objects.
+Keys sort by interface, then by hour. If a page ends in hours that are not wanted, the next one
+starts at the first wanted hour, and the keys between are never listed: the number of requests
+grows with the number of interfaces, not with how long the bucket keeps its objects.
 
-Nothing here talks to the store: a walk says which page it wants next, and is given that page.
+Nothing here talks to the store: a walk says which page it needs next, and is given that page.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from bucket.flowkeys import HOUR_SECONDS, hour_key, interface_of, is_in_hour
-from bucket.listing import MOST_KEYS, ObjectRef, Page, PageRequest
+from bucket.listing import MAX_KEYS, ObjectRef, Page, PageRequest
 
 KEYS_AN_HOUR = 12
 """Of an interface: an object about every five minutes (IBM Cloud docs, VPC)."""
 
 LONG_WALK_PAGES = 64
-"""A walk of so many pages is worth the few requests that it takes to divide the rest of it."""
+"""A walk of this many pages is long enough to spend a few requests on dividing the rest of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """Which hours of an interface are read: that of `begin` and all later ones.
+    """Which hours of an interface are read: the hour of `begin` and all later ones.
 
-    Most of them end at the hour of `end`. Both in seconds since the epoch.
+    As a rule the last one is the hour of `end`. Both in seconds since the epoch.
     """
 
     begin: int
@@ -34,18 +34,18 @@ class Hours:
 
     @property
     def first_keys(self) -> int:
-        """Keys of the first page: as a rule all, and the first of the next interface.
+        """Size of the first page: as a rule enough for all these hours and the next interface.
 
-        Of the pages after it, each has twice as many as the one before.
+        Each later page is twice as large as the one before it.
         """
         hours = (self.end - self.begin) // HOUR_SECONDS + 2
-        return min(hours * KEYS_AN_HOUR, MOST_KEYS)
+        return min(hours * KEYS_AN_HOUR, MAX_KEYS)
 
 
 class Walk:
     """Reads the keys after `after` up to and including `through` (None: to the end).
 
-    Of an interface only `hours` are read (None: all of its keys); keys of another form all are.
+    Of each interface only `hours` are read (None: all keys); keys of another form are all read.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Walk:
         self.through = through
         self.over = False
         self.pages = 0
-        """How many were read since the walk began or was last divided."""
+        """How many pages were read since the walk began or was last divided."""
         self._hours = hours
-        self._keys = hours.first_keys if hours else MOST_KEYS
+        self._keys = hours.first_keys if hours else MAX_KEYS
 
     @property
-    def jumps(self) -> bool:
-        """Whether it reads less than all keys."""
+    def skips_hours(self) -> bool:
+        """Whether it skips the hours that are not wanted."""
         return self._hours is not None
 
     @property
@@ -71,9 +71,9 @@ class Walk:
         return PageRequest(self.prefix, self.after, self._keys)
 
     def take(self, page: Page) -> list[ObjectRef]:
-        """Go on by the page that was asked for; the objects that it adds, in order of their keys.
+        """Advance past the page that was requested; return its objects, in order of their keys.
 
-        Raises ValueError where it is not that page.
+        Raises ValueError if it is another page.
         """
         if page.refs and page.refs[0].key <= self.after:
             raise ValueError("it ignores start-after")
@@ -83,15 +83,15 @@ class Walk:
             self.over = True
             return [ref for ref in refs if not self._is_beyond(ref.key)]
         self.over = page.more is None
-        self._go_on(refs[-1].key)
+        self._advance(refs[-1].key)
         return refs
 
     def _is_beyond(self, key: str) -> bool:
         return self.through is not None and key > self.through
 
-    def _go_on(self, last: str) -> None:
-        """Continue behind this key, or at the hour where its interface becomes of interest."""
-        self.after, self._keys = last, min(2 * self._keys, MOST_KEYS)
+    def _advance(self, last: str) -> None:
+        """Continue after this key, or at the first wanted hour of its interface."""
+        self.after, self._keys = last, min(2 * self._keys, MAX_KEYS)
         interface = interface_of(last)
         if self._hours is None or interface is None or not is_in_hour(last, interface):
             return
@@ -101,9 +101,9 @@ class Walk:
             self.over = self.over or self._is_beyond(begin)
 
     def divide(self, folders: list[str], parts: int) -> list[Walk]:
-        """Leave what follows some of these folders to other walks, `parts` at most; these walks.
+        """End this walk early, and return at most `parts` other walks that read the rest.
 
-        The folders, in order, lie within what is left of this walk.
+        Each of them starts at one of the folders, which are sorted and not yet read by this walk.
         """
         self.pages = 0
         if not folders:
@@ -116,25 +116,25 @@ class Walk:
 
 
 def folders_ahead(walk: Walk) -> Generator[PageRequest, Page, list[str]]:
-    """The folders that a walk has still to come to, in order; yields the pages to be read for it.
+    """The folders that a walk has not reached yet, in order; yields requests, is sent their pages.
 
-    These are the neighbours of the interface that the walk is in, then those of the folder around
-    it, and so on outwards: a few requests, however many objects lie in the folders.
+    First the folders next to the interface that the walk is in, then those next to its parent
+    folder, and so on upwards: a few requests, however many objects are in the folders.
     """
     found: list[str] = []
-    place = interface_of(walk.after) or walk.after
-    while place != walk.prefix:
-        place = place[: place.rfind("/", 0, -1) + 1]
-        if len(place) < len(walk.prefix):
-            place = walk.prefix
-        request: PageRequest | None = PageRequest(place, walk.after, MOST_KEYS, "/")
+    folder = interface_of(walk.after) or walk.after
+    while folder != walk.prefix:
+        folder = folder[: folder.rfind("/", 0, -1) + 1]
+        if len(folder) < len(walk.prefix):
+            folder = walk.prefix
+        request: PageRequest | None = PageRequest(folder, walk.after, MAX_KEYS, "/")
         while request:
             page = yield request
             ahead = [one for one in page.folders if one > walk.after]
             inside = [one for one in ahead if walk.through is None or one <= walk.through]
-            # Dividing is no must: a page of no use ends it, also where a store goes round.
+            # Dividing is optional: a page without new folders ends it, so it can't loop forever.
             is_new = bool(inside) and (not found or found[-1] < inside[0])
             found += inside if is_new else []
-            go_on = page.more is not None and is_new and len(inside) == len(ahead)
-            request = PageRequest(place, "", MOST_KEYS, "/", page.more or "") if go_on else None
+            has_more = page.more is not None and is_new and len(inside) == len(ahead)
+            request = PageRequest(folder, "", MAX_KEYS, "/", page.more or "") if has_more else None
     return found

@@ -1,9 +1,9 @@
-"""Keeps a million object keys in order in little memory.
+"""Stores a million object keys, in the order in which they were added, in little memory.
 
-Flow-log keys have about 650 bytes, of which neighbours in a listing share all but a few. So a key
-is kept as the number of bytes it shares with the one before it, and the rest ("front coding", as in
-the indexes of databases); every sixteenth one counts from the first of its thousand instead, so
-that any key is found by reading a few. A million real keys take some 60 MiB that way.
+Flow-log keys have about 650 bytes; neighbours in a listing differ in only a few. So each key is
+stored as the number of bytes that it shares with the key before it, and its remaining bytes ("front
+coding", as in database indexes). Every sixteenth key is compared with the first of its 1,024 keys
+instead, so that reading a key needs at most sixteen. A million real keys take some 60 MiB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ANCHOR_EVERY, _RESTART_EVERY = 1024, 16
 
 
 class Keys:
-    """Keys in the order in which they came, by number."""
+    """Keys in the order in which they were added, by number."""
 
     def __init__(self) -> None:
         self.ascending = True
@@ -22,7 +22,7 @@ class Keys:
         self._rests = bytearray()
         self._shared = array("H")
         self._begins = array("Q")
-        """Where in `_rests` every sixteenth key begins."""
+        """Positions in `_rests` at which every sixteenth key begins."""
         self._lengths = array("H")
         self._last = b""
 
@@ -30,7 +30,7 @@ class Keys:
         return len(self._shared)
 
     def append(self, key: str) -> None:
-        """One more key."""
+        """Add a key."""
         name = key.encode("utf-8", "surrogatepass")
         number = len(self)
         self.ascending = self.ascending and (number == 0 or self._last < name)
@@ -47,7 +47,7 @@ class Keys:
         self._last = name
 
     def __getitem__(self, number: int) -> str:
-        """The key that came as the `number`-th, from 0 on."""
+        """The key with this number, from 0 on."""
         first = number - number % _RESTART_EVERY
         at = self._begins[first // _RESTART_EVERY]
         name = self._anchors[number // _ANCHOR_EVERY]
@@ -59,8 +59,8 @@ class Keys:
 
 
 def _shared(one: bytes, other: bytes) -> int:
-    """How many bytes both have in common at their beginning."""
+    """The length in bytes of the common beginning."""
     size = min(len(one), len(other))
-    # As numbers: the first bit that differs, without a loop over bytes.
+    # As numbers, to find the first different bit without a loop over bytes.
     differing = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
     return size - (differing.bit_length() + 7) // 8

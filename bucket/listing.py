@@ -1,4 +1,4 @@
-"""Reads the pages of a listing, and puts the objects in order, oldest first."""
+"""Parses the pages of a listing, and sorts the objects, oldest first."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from bucket.keys import Keys
 from connections.values import iso_seconds, whole_number
 
 KEY_LIMIT = 1024
-"""Bytes of a key (S3 API, "Object keys"), and so at most as many characters."""
+"""Most bytes of a key (S3 API, "Object keys"), and so also most characters."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectRef:
     """An object as a listing or an event names it; sorts oldest first, then by key.
 
-    `last_modified` is in whole seconds since the epoch, which is all that every answer of the store
-    tells (the `Last-Modified` header has no fraction); 0 where it isn't known yet. `size` is in
-    bytes as stored.
+    `last_modified` is in whole seconds since the epoch, since the `Last-Modified` header has no
+    fraction; 0 if it is not known yet. `size` is in bytes as stored.
     """
 
     last_modified: int
@@ -32,7 +31,7 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Objects written at or after `since` and before `until`, in seconds; None: without an end."""
+    """Objects written at or after `since` and before `until`, in seconds; None: no limit."""
 
     since: int | None = None
     until: int | None = None
@@ -49,9 +48,9 @@ ALWAYS = Period()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in the store's order; `more` asks for the next one, if there is.
+    """One page of a listing, in the store's order; `more` is the token of the next page, if any.
 
-    `folders` are what keys have in common up to the delimiter, where one was asked for.
+    `folders` are the common prefixes of keys up to the delimiter, if the request had one.
     """
 
     refs: list[ObjectRef]
@@ -59,44 +58,44 @@ class Page:
     folders: list[str] = field(default_factory=list)
 
 
-MOST_KEYS = 1000
-"""Of one page (S3 API, ListObjectsV2: max-keys)."""
+MAX_KEYS = 1000
+"""Most keys of one page (S3 API, ListObjectsV2: max-keys)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
     """Asks for the first `keys` keys after `after` that start with `prefix`.
 
-    Or, with the `more` of the page before it, for the next ones. Keys that have the same text up to
-    a `delimiter` behind the prefix are told as one folder.
+    Or, with the `more` of the last page, for the next ones. Keys that are the same up to a
+    `delimiter` after the prefix are returned as one folder.
     """
 
     prefix: str
     after: str = ""
-    keys: int = MOST_KEYS
+    keys: int = MAX_KEYS
     delimiter: str = ""
     more: str = ""
 
     def query(self) -> dict[str, str]:
-        """As ListObjectsV2 is asked (S3 API)."""
+        """The query of ListObjectsV2 (S3 API)."""
         optional = {
             "continuation-token": self.more,
             "delimiter": self.delimiter,
-            # Of a request with a token, the store does not look at it.
+            # The store ignores it in a request with a token.
             "start-after": "" if self.more else self.after,
-            "max-keys": str(self.keys) if self.keys < MOST_KEYS else "",
+            "max-keys": str(self.keys) if self.keys < MAX_KEYS else "",
         }
-        # Encoded, because XML can't hold every character that a key can.
+        # URL-encoded, because XML does not allow every character that a key may have.
         query = {"encoding-type": "url", "list-type": "2", "prefix": self.prefix}
         return query | {name: value for name, value in optional.items() if value}
 
 
 def read_page(content: bytes) -> Page:
-    """Read an answer to ListObjectsV2 (S3 API). Raises ValueError."""
+    """Parse an answer to ListObjectsV2 (S3 API). Raises ValueError."""
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, LookupError) as error:
-        # The second one is about an encoding that nobody knows.
+        # LookupError: an unknown encoding.
         raise ValueError(str(error)) from None
     if _name(root) != "ListBucketResult":
         raise ValueError(f"the answer is a {_name(root)}")
@@ -105,10 +104,10 @@ def read_page(content: bytes) -> Page:
     refs = [_read_contents(child, encoded) for child in root if _name(child) == "Contents"]
     folders = [_read_folder(child, encoded) for child in root if _name(child) == "CommonPrefixes"]
     more = fields.get("NextContinuationToken")
-    # A store that leaves it out must not end the listing where it says how to go on.
+    # If a store omits IsTruncated but sends a token, the listing continues.
     truncated = fields.get("IsTruncated", "true" if more else "").lower() == "true"
     if truncated and not more:
-        raise ValueError("there is more, but no way to ask for it")
+        raise ValueError("it is truncated, but has no continuation token")
     return Page(refs, more if truncated else None, folders)
 
 
@@ -138,8 +137,8 @@ def _read_folder(element: ElementTree.Element, encoded: bool) -> str:
 
 
 def url_decoded(text: str) -> str:
-    """A key as it was before the store encoded it for its answer."""
-    # In the keys of flow logs nothing else is encoded, and this is ten times faster.
+    """A key, decoded from the store's answer."""
+    # Keys of flow logs have no other encoded characters, and this is ten times faster.
     plain = text.replace("%2F", "/").replace("%3D", "=").replace("%3A", ":")
     if "+" not in plain and plain.count("%") == plain.count("%25"):
         return plain.replace("%25", "%")
@@ -149,8 +148,8 @@ def url_decoded(text: str) -> str:
 class Listing(Sequence[ObjectRef]):
     """Objects, oldest first, then by key.
 
-    Filled with `append` in the order in which the store lists them, which is that of the keys, and
-    put in order once by `sort`.
+    Filled with `append` in the order of the store's listing, which is by key; then sorted once with
+    `sort`.
     """
 
     def __init__(self) -> None:
@@ -160,21 +159,21 @@ class Listing(Sequence[ObjectRef]):
         self._order: Sequence[int] = ()
 
     def append(self, ref: ObjectRef) -> None:
-        """One more object."""
+        """Add an object."""
         self._keys.append(ref.key)
         self._times.append(ref.last_modified)
         self._sizes.append(ref.size)
 
     def extend(self, other: Listing) -> None:
-        """All objects of another one, in the order in which they came to it."""
+        """Add all objects of another listing, in the order in which they were added to it."""
         for number in range(len(other._keys)):
             self.append(other._ref(number))
 
     def sort(self) -> None:
-        """Put in order what was appended."""
+        """Sort what was added."""
         numbers = range(len(self._keys))
         if self._keys.ascending:
-            # The number stands for the key. Both in one integer: a million pairs are too large.
+            # Numbers sort like keys. Time and number in one integer, to save the memory of pairs.
             bits = len(numbers).bit_length()
             packed = [time << bits | number for number, time in enumerate(self._times)]
             packed.sort()
@@ -196,7 +195,7 @@ class Listing(Sequence[ObjectRef]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[ObjectRef]: ...
     def __getitem__(self, index: int | slice) -> ObjectRef | Sequence[ObjectRef]:
-        """One object, or a part that shares the keys with the whole."""
+        """One object, or a slice that shares the keys with this listing."""
         if isinstance(index, int):
             return self._ref(self._order[index])
         part = Listing()

@@ -1,4 +1,4 @@
-"""Asks the store again: how long, how many requests at once, and whose fault a failure is."""
+"""Retries requests to the store: for how long, how many at a time, and what is at fault."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ log = logging.getLogger("flowlog.bucket")
 T = TypeVar("T")
 
 OBJECT_TRIES = 5
-"""An object that can't be read although others can is given up after so many tries."""
+"""An object that can't be read although others can is given up after this many tries."""
 
 LOG_SECONDS = 10.0
-"""A store that gives no answers is logged at most this often."""
+"""Failed requests are logged at most this often."""
 
 
 @dataclass(slots=True)
 class _Failing:
-    """A request that has failed: when first and last, and how often.
+    """A request that has failed: when it failed first and last, and how often.
 
-    `held_against` counts the tries that may have failed because of what was asked for.
+    `object_failures` counts the tries that may have failed because of the requested object.
     """
 
     first: float
     last: float
     recoveries: int
     tries: int = 0
-    held_against: int = 0
+    object_failures: int = 0
 
-    def note(self, trouble: Trouble, recoveries: int) -> None:
+    def count(self, trouble: Trouble, recoveries: int) -> None:
         """Count one more failed try; `recoveries` as `Retries` counts them."""
         self.tries += 1
         if trouble is Trouble.OVERLOAD and recoveries != self.recoveries:
-            # Others were turned away as well and then read: it is the store, not this object.
-            self.recoveries, self.held_against = recoveries, 0
-        self.held_against += trouble is not Trouble.UNREACHABLE
+            # Other requests were rejected too and then worked: the store is at fault.
+            self.recoveries, self.object_failures = recoveries, 0
+        self.object_failures += trouble is not Trouble.UNREACHABLE
 
 
 class Retries:
-    """Repeats the requests to one store; safe to use from several threads, which it is about.
+    """Retries the requests of several threads to one store.
 
-    The threads share what they know: a request is repeated until nothing has worked for the
-    policy's time. While the store turns requests away, or can't be reached, fewer are in flight.
+    The threads share what they learn: requests are retried until none has worked for the policy's
+    time. While the store rejects requests or can't be reached, fewer are in flight.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Retries:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`pause` waits for so many seconds, and raises where the run is to end."""
+        """`pause` waits for this many seconds, and raises Stopped if the run is to end."""
         self.window = Window(connections)
         self._policy = policy
         self._pause = pause
@@ -77,9 +77,9 @@ class Retries:
     def read(self, attempt: Callable[[], T], another: Callable[[], object]) -> T:
         """The answer about one object.
 
-        `attempt` raises Unanswered where there is no usable one; `another` reads an object that
-        could be read before, and raises it also where there was none. Raises ReadInterrupted
-        where this one can't be read although others can, StoreUnavailable where nothing can.
+        `attempt` raises Unanswered if there is no usable one. `another` reads an object that could
+        be read before; it also raises Unanswered if there is none. Raises ReadInterrupted if this
+        object can't be read although others can, StoreUnavailable if nothing can be read.
         """
         return self._persist(attempt, self._pause, another)
 
@@ -102,13 +102,13 @@ class Retries:
                 failing = failing or _Failing(begun, begun, self._recoveries)
                 pause(self._wait(failing, error, another))
             else:
-                if failing and failing.held_against:
+                if failing and failing.object_failures:
                     with self._lock:
                         self._recoveries += 1
                 return answer
 
     def _try(self, attempt: Callable[[], T], *, not_ended: bool = False) -> T:
-        """One try, and what all threads learn from it; `not_ended`: not once the run has ended."""
+        """One try, whose result all threads share; `not_ended`: no try after StoreUnavailable."""
         begun = self._clock()
         with self.window.slot() as halvings:
             if not_ended and self._ended:
@@ -123,7 +123,7 @@ class Retries:
                         self._failing_since = max(begun, self._worked)
                 raise
             except ObjectError:
-                self._note_success()  # an answer, although not the one that was hoped for
+                self._note_success()  # this is an answer, too
                 raise
         self._note_success()
         return answer
@@ -138,10 +138,10 @@ class Retries:
         self, failing: _Failing, error: Unanswered, another: Callable[[], object] | None
     ) -> float:
         """Seconds until the next try. Raises ReadInterrupted, StoreUnavailable."""
-        failing.note(error.trouble, self._recoveries)
+        failing.count(error.trouble, self._recoveries)
         now, tries, policy = self._clock(), failing.tries, self._policy
         others_work = another is not None and self._worked > failing.last
-        if others_work and failing.held_against >= OBJECT_TRIES:
+        if others_work and failing.object_failures >= OBJECT_TRIES:
             raise ReadInterrupted(str(error))
         wait = policy.wait(tries, now - failing.first, error.after, self._chance())
         if wait is None and another is not None and self._worked > failing.first:
@@ -152,14 +152,14 @@ class Retries:
             self._ended = StoreUnavailable(f"{error}; nothing has worked for {elapsed:.0f} s")
             raise self._ended
         failing.last = now
-        if another and not others_work and failing.held_against >= OBJECT_TRIES - 1:
-            # Where it can be read and this object can't once more, it is this object's fault.
+        if another and not others_work and failing.object_failures >= OBJECT_TRIES - 1:
+            # If the other object can be read now, the next failure is the fault of this one.
             try:
                 self._try(another)
             except Unanswered:
-                failing.held_against = 0
+                failing.object_failures = 0
             except ObjectError:
-                pass  # it is gone by now: an answer as well
+                pass  # deleted meanwhile: this is an answer, too
         self._log(error, wait)
         return wait
 
@@ -169,4 +169,4 @@ class Retries:
             if now - self._logged < LOG_SECONDS:
                 return
             self._logged = now
-        log.warning("%s; asked again in %.1f s", error, wait)
+        log.warning("%s; retrying in %.1f s", error, wait)

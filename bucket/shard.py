@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass
 
 
-def spread(key: str) -> int:
-    """A number of 64 bits that looks random, always the same for the same key.
+def key_hash(key: str) -> int:
+    """A 64-bit hash of the key, the same on every run.
 
-    A cryptographic hash, since keys differ in patterns (by hour, by a counter in steps), and the
-    low bits of a mere checksum follow the pattern. It costs a few microseconds a key.
+    A cryptographic one, since keys differ in patterns (by hour, by a counter), which the low bits
+    of a checksum would follow. It takes a few microseconds for each key.
     """
     name = key.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
@@ -26,6 +26,6 @@ class Shard:
     def holds(self, key: str) -> bool:
         """Whether `key` belongs to this share.
 
-        Depends on nothing but the key, so that instances that list at different moments agree.
+        It depends only on the key, so instances that list at different times agree.
         """
-        return self.count == 1 or spread(key) % self.count == self.index
+        return self.count == 1 or key_hash(key) % self.count == self.index

@@ -1,8 +1,8 @@
 """The STATE object in its bucket, and how it may be changed.
 
-STATE is small JSON under one key of the bucket; bucket/state_text.py says what is in it. It is
-written only on a precondition (COS docs, "Conditional requests"), so that of two runs that change
-it at once exactly one succeeds, and the other one learns of it. docs/modes.md draws the states and
+STATE is small JSON under one key of the bucket; bucket/state_text.py defines its content. It is
+written only with a precondition (COS docs, "Conditional requests"): if two runs change it at the
+same time, exactly one succeeds, and the other one gets an error. docs/modes.md draws the states and
 argues why nothing is lost.
 
 All times are whole seconds of the store's own clock, since the epoch.
@@ -20,37 +20,36 @@ from bucket.errors import Unanswered
 T = TypeVar("T")
 
 SETTLING_SECONDS = 10
-"""By how long an upload may become visible after the time it bears."""
+"""An upload may become visible this long after its `Last-Modified` time."""
 
 CLOCK_SKEW_SECONDS = 5
-"""By how much the clocks of the store's machines may differ."""
+"""The clocks of the store's machines may differ by this much."""
 
 LEASE_SECONDS = 15 * 60
-"""A worker that hasn't written STATE for so long is taken for dead."""
+"""A worker that has not written STATE for this long counts as dead."""
 
-
-_MOST_REFUSALS = 5
-"""So many times a write may be refused although STATE is as its precondition says."""
+_MAX_REFUSALS = 5
+"""A write may be refused this many times although its precondition holds."""
 
 
 class StateError(Exception):
-    """STATE can't be used; the text names it and says what to do."""
+    """STATE can't be used; the text names the object and says what to do."""
 
 
 class StateUnreadable(StateError):
-    """STATE holds something that this mode doesn't understand. It is left as it is."""
+    """STATE holds something that this mode can't read. It is not changed."""
 
 
 class StateUnavailable(StateError):
-    """The store has not answered about STATE for as long as any request may take."""
+    """The store did not answer about STATE until the time for retries was over."""
 
 
 class UnsafeStore(StateError):
-    """The store ignores preconditions on PUT, on which these modes depend."""
+    """The store ignores preconditions on PUT, which these modes need."""
 
 
 class StateChanged(StateError):
-    """Another run has changed STATE since this one read it; `now` is what is there instead."""
+    """Another run has changed STATE since this run read it; `now` is the new one."""
 
     def __init__(self, key: str, now: Snapshot | None) -> None:
         super().__init__(f"the STATE object {key!r} was changed by another run")
@@ -58,7 +57,7 @@ class StateChanged(StateError):
 
 
 class StateLost(StateError):
-    """STATE was this run's and is not any more: the run must stop at once."""
+    """This run no longer owns STATE, and must stop at once."""
 
 
 class Replaced(StateLost):
@@ -66,12 +65,12 @@ class Replaced(StateLost):
 
 
 class PreconditionFailed(Exception):
-    """The store refused a write because STATE was not as the precondition said."""
+    """The store refused a write because its precondition did not hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """STATE as one answer of the store gave it; `date` is the store's clock at that moment."""
+    """STATE in one answer of the store; `date` is the store's clock at that moment."""
 
     content: bytes
     etag: str
@@ -80,20 +79,20 @@ class Snapshot:
 
 
 class Patience(Protocol):
-    """How long the store is asked about STATE for one purpose: FLOWLOG_RETRY_SECONDS in all."""
+    """Limits the retries for one purpose: FLOWLOG_RETRY_SECONDS in all."""
 
     def wait(self, unanswered: Unanswered) -> None:
         """Wait before the next try. Raises StateUnavailable once the time is over, and Stopped."""
 
 
 class StateStore(Protocol):
-    """What the protocol needs of the bucket. All requests raise Unanswered, StoreError, Stopped."""
+    """The requests about STATE. All of them raise Unanswered, StoreError, Stopped."""
 
     def get_state(self, key: str) -> Snapshot | None:
         """STATE, or None if there is none."""
 
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        """Write STATE if its ETag still is `etag`, or, with None, if there is none.
+        """Write STATE if its ETag is still `etag`, or, with None, if there is no STATE.
 
         Returns the new ETag. Raises PreconditionFailed.
         """
@@ -102,35 +101,35 @@ class StateStore(Protocol):
         """Delete STATE."""
 
     def patience(self) -> Patience:
-        """The time for one purpose, which begins now."""
+        """The time limit and waits for one purpose, starting now."""
 
 
 def has_settled(last_modified: int, date: int) -> bool:
-    """Whether every upload that bears `last_modified` is visible once the store's clock is `date`.
+    """Whether all uploads with the time `last_modified` are visible at `date` of the store's clock.
 
-    Both are cut to whole seconds, so one more second is needed than the settling time itself; and
-    they may be of two machines whose clocks differ.
+    Both times are whole seconds, rounded down, so one second more than the settling time is needed;
+    and they may come from two machines whose clocks differ.
     """
     return seconds_to_settle(last_modified, date) <= 0
 
 
 def seconds_to_settle(last_modified: int, date: int) -> int:
-    """How many seconds later than `date` the store's clock must be for that; at most 0: none."""
+    """Seconds from `date` until all uploads of `last_modified` are visible; 0 or less: they are."""
     return last_modified + SETTLING_SECONDS + CLOCK_SKEW_SECONDS + 1 - date
 
 
 def settled_until(date: int) -> int:
-    """The latest time whose uploads are all visible once the store's clock is `date`."""
+    """The latest time whose uploads are all visible at `date` of the store's clock."""
     return date - seconds_to_settle(0, 0)
 
 
 def latest_time_before(snapshot: Snapshot) -> int:
-    """The latest time that an object can bear that was written before STATE was."""
+    """The latest time that an object can have if it was written before STATE."""
     return snapshot.last_modified + CLOCK_SKEW_SECONDS
 
 
 class Outcome(enum.Enum):
-    """What has become of a write, as far as STATE tells."""
+    """The result of a write, as STATE shows it."""
 
     WRITTEN = "written"
     NOT_WRITTEN = "not written"
@@ -138,12 +137,11 @@ class Outcome(enum.Enum):
 
 
 def outcome(content: bytes, etag: str | None, now: Snapshot | None) -> Outcome:
-    """What has become of writing `content` in place of the text with `etag` (None: of no text).
+    """The result of a write without a clear answer; it replaced `etag` (None: created STATE).
 
-    Asked where the answer doesn't tell. Also a write that was refused may have been carried out:
-    what was refused is then its repetition. No two writes have the same text, so what holds this
-    one's was written; where STATE still is what it was, the same write can safely be sent again,
-    since at most one of the two is carried out.
+    A refused write may have been carried out as well, if the refusal was for its retry. No two
+    writes have the same content, so STATE with this content shows that it was written. If STATE is
+    unchanged, the write can safely be sent again, since at most one of the two is carried out.
     """
     if now is not None and now.content == content:
         return Outcome.WRITTEN
@@ -153,9 +151,9 @@ def outcome(content: bytes, etag: str | None, now: Snapshot | None) -> Outcome:
 
 
 class StateObject:
-    """STATE in its bucket, changed only on preconditions.
+    """STATE in its bucket, changed only with preconditions.
 
-    Every method raises StateUnavailable where the store doesn't answer in the time for one request.
+    Every method raises StateUnavailable if the store does not answer in the time for retries.
     """
 
     def __init__(self, store: StateStore, key: str) -> None:
@@ -163,11 +161,11 @@ class StateObject:
         self._store = store
 
     def read(self) -> Snapshot | None:
-        """STATE as it is now."""
+        """Read STATE; None if there is none."""
         return self._answer(lambda: self._store.get_state(self.key), self._store.patience())
 
     def write(self, content: bytes, etag: str | None) -> str:
-        """Write STATE if it still is the one with `etag` (None: if there is none); the new ETag.
+        """Write STATE if its ETag is still `etag` (None: if there is none); return the new ETag.
 
         Raises StateChanged.
         """
@@ -182,26 +180,26 @@ class StateObject:
             try:
                 return self._store.put_state(self.key, content, etag)
             except PreconditionFailed as refused:
-                unclear, refusals = Unanswered(str(refused)), refusals + 1
+                reason, refusals = Unanswered(str(refused)), refusals + 1
             except Unanswered as unanswered:
-                unclear = unanswered
+                reason = unanswered
             now = self._answer(lambda: self._store.get_state(self.key), patience)
             match outcome(content, etag, now):
                 case Outcome.WRITTEN if now:
                     return now.etag
                 case Outcome.CHANGED:
                     raise StateChanged(self.key, now)
-            if refusals >= _MOST_REFUSALS:
+            if refusals >= _MAX_REFUSALS:
                 raise StateError(
                     f"the STATE object {self.key!r} can't be written: the object store refuses"
                     " preconditions that hold; look at COS_ENDPOINT"
                 )
-            patience.wait(unclear)
+            patience.wait(reason)
 
     def check_preconditions(self, snapshot: Snapshot | None) -> None:
-        """Make sure that the store honours preconditions, by a write that it must refuse.
+        """Check that the store supports preconditions, by a write that it must refuse.
 
-        Raises UnsafeStore. On such a store nothing is changed but the time that STATE bears.
+        Raises UnsafeStore. If the store ignores them, only the time of STATE has changed.
         """
         content = snapshot.content if snapshot else b"probe"
         if self._is_refused(content, '"no-such-etag"'):
@@ -211,9 +209,9 @@ class StateObject:
         raise UnsafeStore(_UNSAFE)
 
     def _check_creation(self, content: bytes) -> None:
-        """Make sure that STATE, which is there now, can't be created. Raises UnsafeStore.
+        """Check that STATE, which exists now, can't be created again. Raises UnsafeStore.
 
-        Of two runs that both believe to have created it, each finds out here.
+        If two runs have both created it, each of them notices here.
         """
         if not self._is_refused(content, None):
             self._store.delete_state(self.key)
@@ -232,7 +230,7 @@ class StateObject:
         return self._answer(put, self._store.patience())
 
     def _answer(self, ask: Callable[[], T], patience: Patience) -> T:
-        """Ask until there is an answer."""
+        """Repeat the request until there is an answer."""
         while True:
             try:
                 return ask()
@@ -241,6 +239,6 @@ class StateObject:
 
 
 _UNSAFE = (
-    "this object store ignores preconditions (If-Match, If-None-Match) on PUT, so runs side by side"
-    " would overwrite each other's STATE; use FLOWLOG_MODE simple with it"
+    "this object store ignores preconditions (If-Match, If-None-Match) on PUT, so runs at the same"
+    " time would overwrite each other's STATE; use FLOWLOG_MODE simple with it"
 )

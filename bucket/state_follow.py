@@ -1,4 +1,4 @@
-"""What STATE says in follow mode, and the decisions that follow from it."""
+"""The content of STATE in follow mode, and the decisions that follow from it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bucket.state_text import (
     unreadable,
 )
 
-MOST_PARKED = 100
-"""More objects that can't be read mean the store or a setting, not the objects."""
+MAX_PARKED = 100
+"""If more objects can't be read, the store or a setting is at fault, not the objects."""
 
 PARKED_SECONDS = 7 * 24 * 3600
-"""An object that can't be read for so long is given up."""
+"""An object that can't be read for this long is given up."""
 
 
 # --- follow --------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ PARKED_SECONDS = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An object that could not be read although others could; `since` is the store's clock."""
+    """An object that could not be read although others could; `since` is by the store's clock."""
 
     last_modified: int
     key: str
@@ -47,7 +47,7 @@ class Parked:
 class Following(Work):
     """STATE of follow mode: two marks (bucket/marks.py), and the objects that are parked.
 
-    Those lie before their mark, and each run tries them again before all others.
+    Parked objects are before their mark; each run retries them first.
     """
 
     late_mark: Place | None = None
@@ -60,7 +60,7 @@ class Following(Work):
 
     @property
     def marks(self) -> Marks:
-        """How far the mode has come."""
+        """The marks: up to where all objects have settled."""
         return Marks(self.mark, self.late_mark)
 
     def at(self, marks: Marks) -> Following:
@@ -68,31 +68,31 @@ class Following(Work):
         return dataclasses.replace(self, mark=marks.mark, late_mark=marks.late)
 
     def with_parked(self, ref: HasTime, now: int) -> Following | None:
-        """The same with one more object that is parked; None where there are too many."""
+        """The same with one more parked object; None if there would be too many."""
         parked = (*self.parked, Parked(ref.last_modified, ref.key, now))
         names = json.dumps([one.key for one in parked])
-        if len(parked) > MOST_PARKED or len(names) > NAMED_FAILURES_BYTES:
+        if len(parked) > MAX_PARKED or len(names) > NAMED_FAILURES_BYTES:
             return None
         return dataclasses.replace(self, parked=parked)
 
     def without_parked(self, key: str) -> Following:
-        """The same once this object needs no further try."""
+        """The same without this object, which needs no further try."""
         parked = tuple(one for one in self.parked if one.key != key)
         return dataclasses.replace(self, parked=parked)
 
     def overdue(self, now: int) -> list[Parked]:
-        """The objects that have been parked for too long, at this time of the store's clock."""
+        """The objects that have been parked for too long at `now`, by the store's clock."""
         return [one for one in self.parked if now - one.since >= PARKED_SECONDS]
 
     def content(self) -> bytes:
-        """The text of STATE."""
+        """The content of STATE."""
         return dump({"mode": "follow"} | dataclasses.asdict(self))
 
 
 def read_following(snapshot: Snapshot, state_key: str) -> Following:
-    """STATE of follow mode. Raises StateUnreadable.
+    """Parse STATE of follow mode. Raises StateUnreadable.
 
-    That of a finished catch-up is understood: what lies behind its cutoff is left to do.
+    After a finished catch-up, follow mode continues from its cutoff.
     """
     fields = fields_of(snapshot) or {}
     match fields:
@@ -116,7 +116,7 @@ def read_following(snapshot: Snapshot, state_key: str) -> Following:
             )
         case {"mode": "catch-up", "status": "finished"}:
             done = read_catch_up(snapshot, state_key)
-            assert done.cutoff is not None, "a finished catch-up has one"
+            assert done.cutoff is not None, "a finished catch-up has a cutoff"
             marks = beginning_at(done.cutoff + 1)
             return dataclasses.replace(Following.beginning(marks), sequence=done.sequence)
     raise unreadable(state_key, "follow", fields)

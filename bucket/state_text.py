@@ -1,4 +1,4 @@
-"""What STATE says, mode by mode: its text, and the decisions that follow from it."""
+"""The content of STATE in each mode, and the decisions that follow from it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bucket.listing import Period
 from bucket.state import LEASE_SECONDS, Snapshot, StateUnreadable, latest_time_before
 
 NAMED_FAILURES = 100
-"""STATE names so many objects that could not be delivered."""
+"""STATE names at most this many objects that could not be delivered."""
 
 NAMED_FAILURES_BYTES = 200 * 1024
-"""And so many bytes of them: a key has up to 1,024, and JSON may need six for one."""
+"""And at most this many bytes of keys; a key has up to 1,024, JSON may need six for each."""
 
 
 class HasTime(Protocol):
@@ -38,7 +38,7 @@ class HasTime(Protocol):
 class Remembered:
     """STATE of remember mode: the oldest object that an event has pushed.
 
-    `bare` marks one of an older deployment, which holds just the key as text.
+    `bare`: it was written by an older deployment, as the key alone.
     """
 
     last_modified: int
@@ -46,23 +46,23 @@ class Remembered:
     bare: bool = False
 
     def wants(self, other: HasTime) -> bool:
-        """Whether a run without an event pushes `other`: not newer, and not the one named."""
+        """Whether a run without an event pushes `other`: it is not newer and not this object."""
         return other.last_modified <= self.last_modified and other.key != self.key
 
     def older_than(self, other: HasTime) -> bool:
-        """Whether the object named here is older than `other`, or the same."""
+        """Whether this object is older than `other`, or the same."""
         return (self.last_modified, self.key) <= (other.last_modified, other.key)
 
     def content(self) -> bytes:
-        """The text of STATE."""
+        """The content of STATE."""
         return dump({"mode": "remember", "key": self.key, "last_modified": self.last_modified})
 
 
 def read_remembered(snapshot: Snapshot, state_key: str, prefix: str) -> Remembered:
-    """STATE of remember mode. Raises StateUnreadable.
+    """Parse STATE of remember mode. Raises StateUnreadable.
 
-    A bare key must start with `prefix`, as every key that was ever remembered did; it is given the
-    time of STATE itself, the only one at hand: no older than the object's own.
+    A bare key must start with `prefix`, as every remembered key does. It is given the time of STATE
+    itself, the only known time, which is not before the object's own.
     """
     fields = fields_of(snapshot)
     if fields is None:  # not JSON
@@ -81,12 +81,11 @@ def read_remembered(snapshot: Snapshot, state_key: str, prefix: str) -> Remember
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What STATE says in every mode that has a worker.
+    """The part of STATE that all modes with a worker have.
 
-    `worker` is the name of the job run that works, None once it has let go. `claim` tells two
-    processes of the same name apart. `sequence` grows with every write, so no two texts, and no two
-    ETags, are the same. `mark` is the newest object, as (last_modified, key), up to which every
-    object was seen and settled.
+    `worker` is the name of the job run that works, None after it has released STATE. `claim` tells
+    two processes of one job run apart. `sequence` grows with every write, so that no two contents,
+    and no two ETags, are the same. All objects up to `mark`, as (last_modified, key), have settled.
     """
 
     worker: str | None
@@ -103,43 +102,43 @@ class Work:
         return self.mark is not None and (other.last_modified, other.key) <= self.mark
 
     def refusal(self, snapshot: Snapshot, run: str) -> str | None:
-        """Why the job run `run` may not become the worker now; None where it may.
+        """Why the job run `run` may not become the worker now; None if it may.
 
-        It may where the worker has let go, or shows no sign of life, or was an earlier try of the
-        same job run: Code Engine tries again only what has ended. Judged by the store's clock
-        alone, both times being from one answer.
+        It may if the worker has released STATE, or shows no sign of life, or was an earlier try of
+        the same job run: Code Engine retries a job run only after it has ended. Both times are
+        from one answer of the store, so only the store's clock counts.
         """
         lease_is_over = snapshot.date - snapshot.last_modified >= LEASE_SECONDS
         if self.worker in (None, run) or lease_is_over:
             return None
-        return f"worker {self.worker} is at work; it pushes what is to be pushed"
+        return f"worker {self.worker} is at work; it pushes all that there is to push"
 
     def claimed(self, run: str, claim: str, snapshot: Snapshot) -> Self:
-        """The text with which the job run `run` takes over."""
+        """The STATE with which the job run `run` becomes the worker."""
         return self.next(worker=run, claim=claim)
 
     @property
     def time_is_needed(self) -> bool:
-        """Whether the time that STATE bears says something that its text does not say yet.
+        """Whether STATE's own time holds information that its content does not have yet.
 
-        Then it must be read before STATE is written again, because that changes the time.
+        Then it must be read before the next write of STATE, which changes the time.
         """
         return False
 
     def rebased(self, before: Self, now: Self, snapshot: Snapshot) -> Self:
-        """This worker's view of STATE, in which others have meanwhile made `now` of `before`.
+        """This worker's STATE, merged with a change by another run from `before` to `now`.
 
-        That is also how a write of its own shows whose outcome it never learned.
+        The change may also be this worker's own earlier write, which got no answer.
         """
         return dataclasses.replace(self, sequence=now.sequence)
 
     def content(self) -> bytes:
-        """The text of STATE."""
+        """The content of STATE."""
         raise NotImplementedError
 
 
 class Status(enum.Enum):
-    """How far a catch-up is; it only ever goes on to the next one."""
+    """The phase of a catch-up; it only changes to the next one."""
 
     WORKING = "working"
     CLOSING = "closing"
@@ -152,7 +151,7 @@ class Status(enum.Enum):
 
 
 class Duty(enum.Enum):
-    """What is to be done for an object that an event names."""
+    """Who pushes the object that an event names."""
 
     PUSH = "the event's run pushes it"
     WORKER = "the worker will push it"
@@ -163,8 +162,8 @@ class Duty(enum.Enum):
 class CatchUp(Work):
     """STATE of catch-up mode.
 
-    `cutoff` divides the worker's objects (up to and including it) from those that events push; None
-    while `closing` is being written: then it follows from the time that this very STATE bears.
+    The worker pushes objects up to and including `cutoff`, events push later ones. None while it is
+    unknown; in the write that begins `closing` it follows from the time of that STATE.
     `failed` are the first keys that could not be delivered, `failed_total` is the number of all.
     """
 
@@ -177,7 +176,7 @@ class CatchUp(Work):
     def beginning(cls, period: Period, now: float) -> CatchUp:
         """STATE of a first run, which pushes the objects of this period.
 
-        One that has ended by now is its cutoff from the start: what comes later is the events'.
+        If the period has ended by now, its end is the cutoff: events push later objects.
         """
         until = period.until
         return cls(
@@ -187,19 +186,19 @@ class CatchUp(Work):
         )
 
     def is_left(self, ref: HasTime) -> bool:
-        """Whether the object is the worker's, as far as is known, and still to be pushed."""
+        """Whether the worker must still push the object, as far as is known."""
         in_time = self.cutoff is None or ref.last_modified <= self.cutoff
         return in_time and not self.has_passed(ref)
 
     def content(self) -> bytes:
-        """The text of STATE."""
+        """The content of STATE."""
         fields = dataclasses.asdict(self) | {"status": self.status.value}
         return dump({"mode": "catch-up"} | fields)
 
     def cutoff_at(self, snapshot: Snapshot) -> int | None:
-        """The time up to which objects are the worker's; None while all of them are.
+        """The time up to which the worker pushes objects; None: it pushes all.
 
-        An object that was written before `closing` can bear a later time, of another clock.
+        An object that was written before `closing` can have a later time, from another clock.
         """
         if self.time_is_needed:
             return latest_time_before(snapshot)
@@ -211,7 +210,7 @@ class CatchUp(Work):
         return self.status is Status.CLOSING and self.cutoff is None
 
     def duty(self, ref: HasTime, cutoff: int | None) -> Duty:
-        """Who pushes the object that an event names. An object in `failed` can be pushed again."""
+        """Who pushes the object that an event names. An object in `failed` may be pushed again."""
         if cutoff is not None and ref.last_modified > cutoff:
             return Duty.PUSH
         if not self.has_passed(ref) and self.status is not Status.FINISHED:
@@ -219,28 +218,28 @@ class CatchUp(Work):
         return Duty.PUSH if ref.key in self.failed else Duty.PASSED
 
     def refusal(self, snapshot: Snapshot, run: str) -> str | None:
-        """Why the job run `run` may not become the worker now; None where it may."""
+        """Why the job run `run` may not become the worker now; None if it may."""
         if self.status is Status.FINISHED:
             return "the catch-up has finished; delete STATE to start over"
         return super(CatchUp, self).refusal(snapshot, run)
 
     def claimed(self, run: str, claim: str, snapshot: Snapshot) -> CatchUp:
-        """The text with which the job run `run` takes over."""
+        """The STATE with which the job run `run` becomes the worker."""
         return self.next(worker=run, claim=claim, cutoff=self.cutoff_at(snapshot))
 
     def without_failure(self, key: str) -> CatchUp:
-        """The same once this object was pushed after all."""
+        """The same after this object was pushed."""
         if key not in self.failed:
             return self
         failed = tuple(name for name in self.failed if name != key)
         return dataclasses.replace(self, failed=failed, failed_total=self.failed_total - 1)
 
-    def struck_out(self, key: str, snapshot: Snapshot) -> CatchUp:
-        """The text that a run with an event writes, which has pushed this failure."""
+    def next_without_failure(self, key: str, snapshot: Snapshot) -> CatchUp:
+        """The STATE that a run with an event writes after it has pushed this failure."""
         return self.without_failure(key).next(cutoff=self.cutoff_at(snapshot))
 
     def with_failure(self, key: str) -> CatchUp:
-        """The same with one more object that could not be delivered, counted once."""
+        """The same with one more object that could not be delivered; each is counted once."""
         if key in self.failed:
             return self
         failed = (*self.failed, key)
@@ -249,9 +248,9 @@ class CatchUp(Work):
         return dataclasses.replace(self, failed=failed, failed_total=self.failed_total + 1)
 
     def rebased(self, before: CatchUp, now: CatchUp, snapshot: Snapshot) -> CatchUp:
-        """This worker's view of STATE, in which others have meanwhile made `now` of `before`.
+        """This worker's STATE, merged with a change by another run from `before` to `now`.
 
-        Events strike out failures that they have pushed.
+        Runs with an event remove failures that they have pushed.
         """
         view = dataclasses.replace(
             self,
@@ -266,7 +265,7 @@ class CatchUp(Work):
 
 
 def read_catch_up(snapshot: Snapshot, state_key: str) -> CatchUp:
-    """STATE of catch-up mode. Raises StateUnreadable."""
+    """Parse STATE of catch-up mode. Raises StateUnreadable."""
     fields = fields_of(snapshot) or {}
     match fields:
         case {
@@ -297,12 +296,12 @@ def read_catch_up(snapshot: Snapshot, state_key: str) -> CatchUp:
 
 
 def dump(fields: Mapping[str, object]) -> bytes:
-    """The text of STATE with these fields."""
+    """The content of STATE with these fields."""
     return json.dumps({"version": 1, **fields}, ensure_ascii=False).encode()
 
 
 def fields_of(snapshot: Snapshot) -> dict[str, Any] | None:
-    """The fields of STATE: none where it is JSON of another kind; None where it is not JSON."""
+    """The fields of STATE; empty if it is JSON but not an object; None if it is not JSON."""
     try:
         fields = json.loads(snapshot.content)
     except (ValueError, RecursionError):
@@ -311,7 +310,7 @@ def fields_of(snapshot: Snapshot) -> dict[str, Any] | None:
 
 
 def unreadable(state_key: str, mode: str, fields: Mapping[str, object] | None) -> StateUnreadable:
-    """The error of a mode that can't use what STATE holds."""
+    """The error of a mode that can't use the content of STATE."""
     written = (fields or {}).get("mode")
     what = (
         f"was written by FLOWLOG_MODE {written!r}"

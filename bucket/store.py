@@ -1,4 +1,4 @@
-"""One bucket: list, read and look up objects; read and write STATE."""
+"""One bucket: lists, reads and looks up objects; reads and writes STATE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from bucket.errors import (
     ObjectError,
-    ObjectGone,
+    ObjectNotFound,
     ObjectTooLarge,
     PreconditionRefused,
     StoreError,
@@ -39,15 +39,15 @@ CONCURRENCY = 32
 """Objects read at the same time."""
 
 OBJECT_LIMIT_BYTES = 64 * 1024 * 1024
-"""A larger object, as stored, is no flow log."""
+"""A larger object, as stored, is not a flow log."""
 
 PAGE_LIMIT_BYTES = 16 * 1024 * 1024
-"""A thousand keys of 1,024 bytes, each of them encoded, take 4 MiB."""
+"""A thousand keys of 1,024 bytes take 4 MiB when URL-encoded."""
 
 STATE_LIMIT_BYTES = 256 * 1024
 
 STATE_CONNECTIONS = 4
-"""An exchange about STATE that gets no answer must not hold up the next one."""
+"""A request about STATE that gets no answer must not delay the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class HMAC:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where the objects are, and STATE: in a bucket of its own, or, where it is empty, the same."""
+    """Where the objects and STATE are; an empty `state_bucket` means the bucket of the objects."""
 
     endpoint: str
     credentials: HMAC | IAM
@@ -77,13 +77,13 @@ class Body:
 
 
 def signing_region(endpoint: str) -> str:
-    """The region a SigV4 signature names, read from COS's host names; else `us-east-1`."""
+    """The region for a SigV4 signature, from the host name of COS; else `us-east-1`."""
     found = re.search(r"s3\.(?:direct\.|private\.)?([a-z0-9-]+)\.cloud-object-storage\.", endpoint)
     return found[1] if found else "us-east-1"
 
 
 def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
-    """What shows the store that requests may be made."""
+    """Authorizes requests with these credentials."""
     if isinstance(credentials, IAM):
         return Bearer(credentials.tokens())
     return Signature(
@@ -92,7 +92,7 @@ def authorization(endpoint: str, credentials: HMAC | IAM) -> Authorization:
 
 
 def decoded(key: str) -> str | None:
-    """The key that a store's event may mean by this one, or None; contract, section 3."""
+    """The key percent-decoded, as an event may mean it, or None; contract, section 3."""
     try:
         plain = unquote(key, errors="strict")
     except UnicodeDecodeError:
@@ -101,10 +101,10 @@ def decoded(key: str) -> str | None:
 
 
 class Store:
-    """One bucket, and the one STATE is in. Errors come out as StoreError or ObjectError.
+    """One bucket, and the bucket of STATE. Errors are raised as StoreError or ObjectError.
 
-    Objects are read by at most `concurrency` threads at the same time. `pause` waits for so many
-    seconds, and raises where the run is to end.
+    Objects are read by at most `concurrency` threads at the same time. `pause` waits for this many
+    seconds, and raises Stopped if the run is to end.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Store:
         self.concurrency = concurrency
         self.policy = policy
         self._state_bucket = location.state_bucket or location.bucket
-        shown = authorization(location.endpoint, location.credentials)
-        self._objects = Fetcher(location.endpoint, self.bucket, shown, concurrency, policy)
+        signer = authorization(location.endpoint, location.credentials)
+        self._objects = Fetcher(location.endpoint, self.bucket, signer, concurrency, policy)
         self._states = Fetcher(
-            location.endpoint, self._state_bucket, shown, STATE_CONNECTIONS, policy
+            location.endpoint, self._state_bucket, signer, STATE_CONNECTIONS, policy
         )
         self._retries = Retries(policy, concurrency, pause)
         self._etag_is_checksum = True
         self._mismatches: dict[str, str] = {}
-        self._readable = ""
+        self._last_read = ""
         self._state_is_known_locked = False
 
     # --- listing and objects ---------------------------------------------------------------------
@@ -159,30 +159,30 @@ class Store:
     def read(self, key: str) -> Body:
         """Read one whole object. Raises StoreError or ObjectError."""
         body = self._retries.read(partial(self._read, key), self._read_another)
-        self._readable = key
+        self._last_read = key
         return body
 
     def read_event(self, key: str) -> tuple[str, Body]:
-        """Read the object that an event names, and the key it has. Raises as `read` does."""
-        return self._as_named(key, lambda key: (key, self.read(key)))
+        """Read the object that an event names; also returns its real key. Raises as `read`."""
+        return self._by_event_key(key, lambda key: (key, self.read(key)))
 
-    def _as_named(self, key: str, look: Callable[[str], _T]) -> _T:
-        """What `look` finds under the key, or, where there is nothing, under the decoded one."""
+    def _by_event_key(self, key: str, get: Callable[[str], _T]) -> _T:
+        """What `get` returns for the key or, if there is no such object, for the decoded key."""
         try:
-            return look(key)
-        except ObjectGone:
+            return get(key)
+        except ObjectNotFound:
             other = decoded(key)
             if other is None:
                 raise
-        found = look(other)
+        found = get(other)
         log.info("no object has this key, but one has it percent-decoded: %s", other)
         return found
 
     def _read_another(self) -> Body:
-        """Read the object again that was read last. Raises Unanswered where there is none."""
-        if not self._readable:
+        """Read the last object again that could be read. Raises Unanswered if there is none."""
+        if not self._last_read:
             raise Unanswered("no object could be read yet")
-        return self._read(self._readable)
+        return self._read(self._last_read)
 
     def _read(self, key: str) -> Body:
         answer = _answer(self._objects, Request("GET", key, OBJECT_LIMIT_BYTES))
@@ -194,10 +194,10 @@ class Store:
         return Body(answer.content, _written(answer))
 
     def _check_intact(self, key: str, answer: Answer) -> None:
-        """Compare the content with the checksum that an ETag is, as a rule.
+        """Compare the MD5 of the content with the ETag, which as a rule is the MD5.
 
-        With some kinds of encryption it isn't one (S3 API, "Object": ETag), so content that comes
-        the same a second time is believed. Raises Unanswered.
+        With some kinds of encryption it is not (S3 API, "Object": ETag), so content that comes
+        twice is accepted. Raises Unanswered.
         """
         etag = answer.headers.get("etag", "").strip('"')
         if not self._etag_is_checksum or not re.fullmatch("[0-9a-f]{32}", etag):
@@ -212,17 +212,17 @@ class Store:
         log.warning("ETags are not MD5 here; relying on gzip's CRC: %s", key)
 
     def stat(self, key: str) -> ObjectRef:
-        """What the store says of an object without its content. Raises StoreError or ObjectError.
+        """The object's time and size, without its content. Raises StoreError or ObjectError.
 
-        Where nothing has this key and something the decoded one, that is meant.
+        If no object has this key but one has the decoded key, it is that one.
         """
-        return self._as_named(key, self._stat)
+        return self._by_event_key(key, self._stat)
 
     def _stat(self, key: str) -> ObjectRef:
         answer = self._retries.read(partial(self._head, key), self._read_another)
         if answer is None:
-            # An answer to HEAD has no text that would tell a missing object from a wrong endpoint,
-            # or an archived one from one that may not be read.
+            # An answer to HEAD has no text, so a missing object looks like a wrong endpoint, and an
+            # archived one like one without permission: GET tells.
             body = self.read(key)
             return ObjectRef(body.last_modified, key, len(body.content))
         return ObjectRef(_written(answer), key, answer.size)
@@ -238,10 +238,10 @@ class Store:
     # --- STATE -----------------------------------------------------------------------------------
 
     def get_state(self, key: str) -> Snapshot | None:
-        """STATE, or None if there is none. Raises StoreError, Unanswered: this asks only once."""
+        """STATE, or None if there is none. Raises StoreError, Unanswered; does not retry."""
         try:
             return self._get_state(key)
-        except ObjectGone:
+        except ObjectNotFound:
             return None
         except ObjectError as error:
             raise StoreError(f"the STATE object {key!r} can't be read: {error}") from None
@@ -258,15 +258,15 @@ class Store:
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
         """Write STATE if it has `etag` (None: if there is none), and return the new ETag.
 
-        Raises PreconditionFailed, StoreError, Unanswered: this asks only once, since a write must
-        not be repeated by who doesn't know what has become of the first one.
+        Raises PreconditionFailed, StoreError, Unanswered. Does not retry: the caller must first
+        find out whether the first write was carried out.
         """
         condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
         request = Request("PUT", key, STATE_LIMIT_BYTES, headers=condition, body=content)
         try:
             return _etag(self._change_state(request))
-        except (ObjectGone, PreconditionRefused) as error:
-            # If-Match on an object that isn't there is answered with 404 or 412.
+        except (ObjectNotFound, PreconditionRefused) as error:
+            # The answer to If-Match on an object that does not exist is 404 or 412.
             raise PreconditionFailed(str(error)) from None
 
     def delete_state(self, key: str) -> None:
@@ -276,7 +276,7 @@ class Store:
     def _change_state(self, request: Request) -> Answer:
         answer = _answer(self._states, request)
         if answer.status in (200, 204):
-            # What was written a moment ago, and can't be written again, is locked.
+            # If it was written once and can't be written again, it is locked.
             self._state_is_known_locked |= request.method == "PUT"
             return answer
         error = _explained(answer, self._state_bucket, request.key)
@@ -289,7 +289,7 @@ class Store:
 
 
 _RETENTION = re.compile("(?:x-amz-object-lock|(?:x-amz-|ibm-|x-ibm-)?retention)-", re.I).match
-"""Headers of an object that may not be changed (COS docs, "Immutable Object Storage")."""
+"""Headers of an object that must not be changed (COS docs, "Immutable Object Storage")."""
 
 
 def _answer(fetcher: Fetcher, request: Request) -> Answer:
@@ -311,7 +311,7 @@ def _written(answer: Answer) -> int:
     """When an object was written, by the `Last-Modified` of an answer. Raises Unanswered."""
     written = http_date(answer.headers.get("last-modified"))
     if written is None:
-        raise Unanswered("the object store did not say when it was written")
+        raise Unanswered("the object store did not say when the object was written")
     return written
 
 
@@ -319,5 +319,5 @@ def _date(answer: Answer) -> int:
     """The store's clock, from the `Date` header (RFC 9110, 6.6.1) of an answer."""
     now = http_date(answer.headers.get("date"))
     if now is None:
-        raise StoreError("the object store answers without a Date; look at COS_ENDPOINT")
+        raise StoreError("the object store's answers have no Date header; look at COS_ENDPOINT")
     return now

@@ -1,8 +1,8 @@
-"""GETs on kept connections, with a tenth of the CPU that urllib3's pool takes, and strict.
+"""A strict HTTP client for GET on reused connections, with a tenth of the CPU of urllib3's pool.
 
-What an answer may be is RFC 9112: a status line, headers, and a body that is framed by its length,
-by chunks, or by the end of the connection. Everything else is refused. Only direct connections:
-through a proxy urllib3 does it.
+It accepts answers by RFC 9112: a status line, headers, and a body whose end is given by its length,
+by chunks, or by the end of the connection. It refuses everything else. Direct connections only:
+urllib3 is used for proxies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from connections.values import content_length
 
 HEAD_LIMIT_BYTES = 64 * 1024
-"""Of a status line with its headers, and of all that comes between two chunks."""
+"""Limit of a status line with its headers, and of what comes between two chunks."""
 
 _RECEIVE_BYTES = 64 * 1024
 
@@ -31,23 +31,23 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?").fullmatch
 
 
 class NotConnected(Exception):
-    """No connection could be made; the text is the kind of error."""
+    """No connection could be made; the text is the type of the error."""
 
 
-class NoWholeAnswer(Exception):
-    """What came is no HTTP answer, or not all of one, or came too slowly; the text says which."""
+class UnusableAnswer(Exception):
+    """The answer is not HTTP, incomplete, or too slow; the text says which."""
 
 
 class _Stale(Exception):
-    """The server had closed a kept connection: no byte of an answer came."""
+    """The server had closed a reused connection: no byte of an answer came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
     """An answer; the names of its headers in lower case.
 
-    `size` is the Content-Length, or the length of `content`. `content` is empty where `size` is
-    over the limit, and one byte longer than the limit where only reading told so.
+    `size` is the Content-Length, or the length of `content`. If it is over the limit, `content` is
+    empty, or one byte longer than the limit if there was no Content-Length.
     """
 
     status: int
@@ -62,7 +62,7 @@ class Getter:
     def __init__(
         self, url: str, connect_seconds: float, read_seconds: float, tls: ssl.SSLContext | None
     ) -> None:
-        """`url` is `http://` or `https://`, its path is ignored; `tls` is for the latter."""
+        """`url` is `http://` or `https://`, its path is ignored; `tls` is for `https://`."""
         parts = urlsplit(url)
         self._tls = tls if parts.scheme == "https" else None
         self._host = parts.hostname or ""
@@ -75,7 +75,7 @@ class Getter:
     def get(self, target: str, headers: Mapping[str, str], limit: int, seconds: float) -> Response:
         """GET `target`, a path with its query, within `seconds`.
 
-        The content of more than `limit` bytes is left out. Raises NotConnected, NoWholeAnswer.
+        Content of more than `limit` bytes is not read. Raises NotConnected, UnusableAnswer.
         """
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         request = f"GET {target} HTTP/1.1{self._head}{lines}\r\n".encode("latin-1")
@@ -115,30 +115,30 @@ class Getter:
 
 
 class _Connection:
-    """One connection; what was received and not used yet is in its buffer."""
+    """One connection; its buffer has the bytes that were received and not used yet."""
 
     def __init__(self, opened: socket.socket, read_seconds: float) -> None:
         self.reusable = False
         self._socket = opened
         self._read_seconds = read_seconds
         self._used = False
-        # Bytes are taken from its front, which a bytearray does without moving the rest.
+        # A bytearray removes bytes at its front without moving the rest.
         self._buffer = bytearray()
         self._deadline = 0.0
 
     def exchange(self, request: bytes, limit: int, deadline: float) -> Response:
         """Send the request and read its answer."""
         self._deadline = deadline
-        kept, self._used, self.reusable = self._used, True, False
+        reused, self._used, self.reusable = self._used, True, False
         try:
             self._set_timeout()
             self._socket.sendall(request)
-            if not self._receive() and kept:
+            if not self._receive() and reused:
                 raise _Stale
         except TimeoutError:
             _refuse("it came too slowly")
         except OSError as error:
-            if kept:
+            if reused:
                 raise _Stale from None
             _refuse(type(error).__name__)
         version, status, headers = self._read_head()
@@ -213,7 +213,7 @@ class _Connection:
             parts.append(self._exactly(size))
             length += size
             if self._exactly(2) != b"\r\n":
-                _refuse("a chunk does not end where it should")
+                _refuse("a chunk has the wrong size")
         while self._until(b"\r\n"):  # trailers
             pass
         return b"".join(parts), True
@@ -226,10 +226,10 @@ class _Connection:
     # --- bytes -----------------------------------------------------------------------------------
 
     def _until(self, end: bytes) -> bytes:
-        """All up to `end`, which is stepped over."""
+        """All bytes up to `end`, which is removed too."""
         while (at := self._buffer.find(end, 0, HEAD_LIMIT_BYTES)) < 0:
             if len(self._buffer) > HEAD_LIMIT_BYTES:
-                _refuse("its head is too long")
+                _refuse("its headers are too long")
             self._need_more()
         found = self._take(at)
         self._take(len(end))
@@ -251,7 +251,7 @@ class _Connection:
             _refuse("it ended too early")
 
     def _more(self) -> bool:
-        """Whether more has come; False at the end of the connection."""
+        """Receive more bytes; False at the end of the connection."""
         try:
             return self._receive()
         except TimeoutError:
@@ -273,4 +273,4 @@ class _Connection:
 
 
 def _refuse(why: str) -> NoReturn:
-    raise NoWholeAnswer(why)
+    raise UnusableAnswer(why)

@@ -20,22 +20,22 @@ from connections.retry import RetryPolicy, TryAgain, retry_after_seconds
 from connections.time_limit import TooSlow, seconds_left, time_limit
 
 IAM_SECONDS = 10.0
-"""For one whole exchange with IAM."""
+"""Time limit for a whole exchange with IAM."""
 
 RENEWAL_SECONDS = 60.0
-"""A token that was refused is renewed at most this often: a refusal may have other reasons."""
+"""A refused token is replaced at most this often: the refusal may have another reason."""
 
 _RENEWED_AT = 0.8
-"""A token is renewed after this part of its life, as the IBM Cloud SDKs do, so that there is time
-for an IAM that can't be reached."""
+"""A token is renewed after this part of its lifetime, as in the IBM Cloud SDKs, so that it is still
+valid for some time if IAM can't be reached."""
 
 
 class TokenError(Exception):
-    """IAM refuses to give a token; the text says which setting to look at."""
+    """IAM refuses to issue a token; the text says which setting to look at."""
 
 
 class TokenUnavailable(TryAgain):
-    """IAM gives no token now; `after` says in how many seconds it is asked again."""
+    """IAM issues no token now; the request is retried in `after` seconds."""
 
 
 _GRANT = "urn:ibm:params:oauth:grant-type:"
@@ -57,7 +57,7 @@ class ApiKey:
         return {"grant_type": f"{_GRANT}apikey", "apikey": self.value}
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Name the client that IBM's own tools name, bx:bx."""
+        """Use the client id of IBM's own tools, bx:bx."""
         request.headers["Authorization"] = "Basic Yng6Yng="
         return request
 
@@ -66,8 +66,8 @@ class ApiKey:
 class TrustedProfile:
     """A trusted profile, for which the token of the compute resource is exchanged.
 
-    `setting` is the variable that names it, IAM_PROFILE_NAME or IAM_PROFILE_ID. The exchange is
-    that of ContainerAuthenticator in ibm-cloud-sdk-core.
+    `setting` is the variable that names it, IAM_PROFILE_NAME or IAM_PROFILE_ID. The exchange is the
+    one of ContainerAuthenticator in ibm-cloud-sdk-core.
     """
 
     setting: str
@@ -76,7 +76,7 @@ class TrustedProfile:
 
     @property
     def refusal(self) -> str:
-        """What to look at where IAM refuses it."""
+        """The message if IAM refuses it."""
         return (
             f"IAM refused the trusted profile {self.value!r}; look at {self.setting}, and whether"
             " the profile has a link to this job in this Code Engine project"
@@ -99,7 +99,7 @@ class TrustedProfile:
         return {"grant_type": f"{_GRANT}cr-token", "cr_token": token, profile: self.value}
 
     def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add nothing, and keep `requests` from adding what ~/.netrc says of this host."""
+        """Add nothing; with an `auth`, `requests` does not read ~/.netrc for this host."""
         return request
 
 
@@ -108,7 +108,7 @@ Identity = ApiKey | TrustedProfile
 
 @dataclass(frozen=True, slots=True)
 class IAM:
-    """Who the job is, and the COS instance that it reads; `url` is IAM's base URL."""
+    """The job's identity, and the COS instance that it reads; `url` is IAM's base URL."""
 
     identity: Identity
     instance_crn: str
@@ -121,7 +121,7 @@ class IAM:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token; its times by the monotonic clock, in seconds. It is tried until refused."""
+    """A bearer token; times in seconds of the monotonic clock. It is used until refused."""
 
     text: str = field(repr=False)
     issued: float
@@ -133,10 +133,10 @@ class Token:
 
 
 class Tokens:
-    """IAM bearer tokens, kept until they are to be renewed; safe to use from several threads.
+    """IAM bearer tokens, cached until it is time to renew them; safe to use from several threads.
 
-    Waits are the caller's: it gets TokenUnavailable, and does by it what it does when its service
-    can't be reached. So they all wait, with one request to IAM at the end of it.
+    This never waits between tries: callers get TokenUnavailable, and treat it as if their own
+    service could not be reached. So all threads wait, and then one of them asks IAM.
     """
 
     def __init__(self, identity: Identity, iam_url: str) -> None:
@@ -150,14 +150,14 @@ class Tokens:
         self._ask_at = -math.inf
 
     def get_token(self) -> str:
-        """A token: the one there is until it is refused, also where IAM can't renew it yet.
+        """A token: the cached one until it is refused, also if IAM can't renew it now.
 
         Raises TokenUnavailable, TokenError.
         """
         token = self._token
         if token and not token.is_due(time.monotonic()):
             return token.text
-        # Whoever has a token goes on with it while another thread renews it.
+        # A thread that has a token uses it while another thread renews it.
         if not self._lock.acquire(timeout=0 if token else seconds_left()):
             if token:
                 return token.text
@@ -172,9 +172,9 @@ class Tokens:
             self._lock.release()
 
     def replace(self, refused: str) -> bool:
-        """Whether another token than the refused one can be had: `get_token` fetches it then.
+        """Whether to try another token than the refused one, which `get_token` then fetches.
 
-        False where one was replaced just now: then the refusal has another reason.
+        False if a token was replaced a moment ago: then the refusal has another reason.
         """
         with self._lock:
             if self._token is None or self._token.text != refused:
@@ -186,7 +186,7 @@ class Tokens:
             return True
 
     def _renewed(self) -> Token:
-        """A token that need not be renewed yet; asks IAM, unless it is not to be asked yet."""
+        """A token that is not due for renewal; asks IAM, but not before `_ask_at`."""
         now = time.monotonic()
         if self._token and not self._token.is_due(now):
             return self._token
@@ -205,8 +205,8 @@ class Tokens:
     def _issue(self) -> Token:
         """A new token (IAM Identity Services API, "Create an IAM access token").
 
-        Not by the SDK's own request, which follows redirects with the key in its body. Raises
-        TokenError, TokenUnavailable.
+        Does not use the SDK, which follows redirects with the key in the body. Raises TokenError,
+        TokenUnavailable.
         """
         form = self._identity.form()
         try:
@@ -236,7 +236,7 @@ _CA = "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE"
 def explain_refusal(
     status: int, headers: Mapping[str, str], identity: Identity
 ) -> TokenError | TokenUnavailable:
-    """What an answer of IAM without a token means, by its status."""
+    """The error that an answer of IAM without a token means, by its status."""
     what = f"IAM gave no token, it answered {status}; look at IAM_ENDPOINT"
     if status in (408, 425, 429) or status >= 500:
         after = retry_after_seconds(headers.get("Retry-After"), datetime.now(UTC))
@@ -252,10 +252,10 @@ def issued(answer: object, now: float) -> Token:
         case {"access_token": str(text), "token_type": str(), "expires_in": int(lifetime)}:
             if re.fullmatch("[!-~]+", text):
                 return Token(text, now, lifetime)
-    raise ValueError("no token in it")
+    raise ValueError("the answer has no token")
 
 
 @functools.cache
 def tokens_for(identity: Identity, iam_url: str) -> Tokens:
-    """The tokens of this identity, the same ones for everybody who asks."""
+    """The tokens of this identity, shared by all callers."""
     return Tokens(identity, iam_url)

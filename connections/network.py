@@ -1,4 +1,4 @@
-"""Which proxy and which certificates hold: worked out once, for every connection."""
+"""Reads the proxy and certificate settings once, for all connections."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy, should_bypass_p
 from urllib3.util.ssl_ import create_urllib3_context
 
 CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-"""The first one that is set counts: a file, or a directory of certificates named by their hashes
-(as `openssl rehash` names them). Where none is set, it is the list that `certifi` carries."""
+"""The first one that is set is used: a file, or a directory of certificates named by their hashes
+(by `openssl rehash`). If none is set, the list of the package `certifi` is used."""
 
 _PROXY_SETTINGS = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "all": "ALL_PROXY"}
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The way to the services. `ca` is a file or a directory; proxies by the scheme they are for.
+    """How to reach the services. `ca` is a file or a directory; proxies by the scheme they serve.
 
     A proxy's URL can hold a password.
     """
@@ -35,13 +35,13 @@ class Network:
     no_proxy: str = ""
 
     def proxies_for(self, url: str) -> dict[str, str]:
-        """The proxies for requests to this URL, as `requests` takes them; none for a direct one."""
+        """The proxies for requests to this URL, for `requests`; empty for a direct one."""
         parts = urlsplit(url)
         direct = _is_direct(f"{parts.scheme}://{parts.netloc}", self.no_proxy)
         return {} if direct or not select_proxy(url, self.proxies) else dict(self.proxies)
 
     def context(self) -> ssl.SSLContext:
-        """A TLS context that trusts `ca` alone. Raises OSError."""
+        """A TLS context that trusts only `ca`. Raises OSError."""
         made = create_urllib3_context()
         made.verify_mode = ssl.CERT_REQUIRED
         made.check_hostname = True
@@ -52,14 +52,14 @@ class Network:
         return made
 
 
-# It looks into the process's environment, and changes it for a moment: once for each server.
+# Cached, since it reads the process's environment and changes it for a moment.
 @functools.lru_cache(maxsize=64)
 def _is_direct(server: str, no_proxy: str) -> bool:
     return bool(should_bypass_proxies(server, no_proxy))
 
 
 def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
-    """The network by these variables, and what is wrong with them, each by its name."""
+    """The network settings in these variables, and a message for each faulty one."""
     faults: list[str] = []
     ca, setting = Path(DEFAULT_CA_BUNDLE_PATH), ""
     for name in reversed(CA_SETTINGS):
@@ -77,19 +77,19 @@ def read_network(environ: Mapping[str, str]) -> tuple[Network, list[str]]:
 
 
 def _variable(environ: Mapping[str, str], name: str) -> str:
-    """These variables are spelled in lower case as well, which wins (as in `requests`)."""
+    """The value; the name in lower case has priority (as in `requests`)."""
     return (environ.get(name.lower(), "") or environ.get(name, "")).strip()
 
 
 def unusable(ca: Path) -> str | None:
-    """Why this is no file or directory of certificates; None where it is one."""
+    """Why this is not a file or directory of certificates; None if it is one."""
     try:
         if ca.is_dir():
             return None if any(ca.iterdir()) else "is empty"
         if not ca.is_file():
             return "does not exist"
     except OSError as error:
-        return f"can't be looked at ({error.strerror})"
+        return f"can't be opened ({error.strerror})"
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca)
     except OSError:
@@ -107,9 +107,9 @@ def _is_proxy(url: str) -> bool:
 
 
 def is_host(name: str) -> bool:
-    """Whether a connection to it can be tried: an address, or a name (RFC 1123, 2.1).
+    """Whether it is an IP address or a host name (RFC 1123, 2.1).
 
-    With an underscore too, as container networks have it.
+    Underscores are allowed too, since container networks use them.
     """
     if ":" in name:
         with suppress(ValueError):
@@ -121,14 +121,14 @@ def is_host(name: str) -> bool:
 
 @functools.cache
 def network() -> Network:
-    """The network of this process, by its environment."""
+    """The network settings in the environment of this process."""
     return read_network(os.environ)[0]
 
 
 @functools.cache
 def tls_context(ca: str | None = None) -> ssl.SSLContext:
-    """The TLS context of all connections, or of those that trust `ca` in place of the usual list.
+    """The TLS context of all connections, or of those that trust `ca` instead of the usual list.
 
-    Reading a list takes longer than a connection does.
+    Cached, since reading the list takes longer than connecting.
     """
     return (replace(network(), ca=Path(ca)) if ca else network()).context()

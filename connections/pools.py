@@ -1,4 +1,4 @@
-"""Sessions and pools of HTTP connections: kept open, verified, and limited in time."""
+"""Sessions and pools of HTTP connections: reused, verified, and limited in time."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class _TLSPool(HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """The adapter of `requests`: `time_limit` applies, proxy and CA are those of the process."""
+    """An adapter for `requests` that obeys `time_limit`, and uses the process's proxy and CA."""
 
     def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
-        """Make the pools of direct connections."""
+        """Create the pools of direct connections."""
         super().init_poolmanager(*arguments, **keywords)
         _limited(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **keywords: Any) -> Any:
-        """Make the pools of connections through a proxy."""
+        """Create the pools of connections through a proxy."""
         if proxy.startswith("https:"):
             keywords["proxy_ssl_context"] = tls_context()
         return _limited(super().proxy_manager_for(proxy, **keywords))
@@ -52,22 +52,22 @@ class Adapter(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> tuple[Any, Any]:
-        """What tells pools apart: the server, and the TLS context; `verify` may name a CA file."""
+        """The key of a pool: the server and the TLS context; `verify` may name a CA file."""
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
         if host["scheme"] != "https":
             return host, {}
         return host, {"ssl_context": tls_context(verify if isinstance(verify, str) else None)}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Leave it to the context: with a list of its own each connection would read it again."""
+        """Do nothing: the TLS context verifies, so that no connection reads the CA list again."""
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **keywords: Any) -> Any:
-        """Send a request, through a proxy where there is one for its URL."""
+        """Send a request, through a proxy if there is one for its URL."""
         keywords["proxies"] = network().proxies_for(str(request.url))
         return super().send(request, *arguments, **keywords)
 
     def pool(self, request: requests.PreparedRequest) -> tuple[HTTPConnectionPool, str]:
-        """The connections for a request, and what stands before its path."""
+        """The pool for a request, and the text before its path (the server, for some proxies)."""
         proxies = network().proxies_for(str(request.url))
         pool = self.get_connection_with_tls_context(request, True, proxies=proxies)
         assert isinstance(pool, HTTPConnectionPool)
@@ -81,9 +81,9 @@ def _limited(manager: urllib3.PoolManager) -> urllib3.PoolManager:
 
 
 def session(connections: int) -> requests.Session:
-    """A session that keeps so many connections open."""
+    """A session that keeps this many connections open."""
     made = requests.Session()
-    # What the environment says of proxies and certificates is the adapter's; and no ~/.netrc.
+    # The adapter applies proxies and certificates from the environment; ~/.netrc is not used.
     made.trust_env = False
     for scheme in ("https://", "http://"):
         made.mount(scheme, Adapter(pool_maxsize=connections))
@@ -91,9 +91,9 @@ def session(connections: int) -> requests.Session:
 
 
 def pool(url: str, connections: int) -> tuple[HTTPConnectionPool, str]:
-    """The connections to the server of `url`, and what stands before a path in its requests.
+    """The pool for the server of `url`, and the text before a path in its requests.
 
-    A request made straight from the pool costs a third of the CPU of one of a session.
+    A request by a pool takes a third of the CPU of one by a session.
     """
     made = session(connections)
     adapter = made.get_adapter(url)
@@ -104,7 +104,7 @@ def pool(url: str, connections: int) -> tuple[HTTPConnectionPool, str]:
 def is_unverified(error: BaseException) -> bool:
     """Whether a connection failed because the server's certificate could not be verified.
 
-    Waiting does not help then. `requests` and urllib3 wrap that error in others of their own.
+    Retrying does not help then. `requests` and urllib3 wrap that error in their own ones.
     """
     seen: list[BaseException] = [error]
     for one in seen:

@@ -1,6 +1,6 @@
-"""How long a service is asked again, and how many requests it is sent at once.
+"""For how long requests are retried, and how many are in flight at a time.
 
-The one policy of all services: the log service, the store, IAM.
+The same policy applies to all services: the log service, the store, IAM.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from connections.values import http_date, whole_number
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long one request is tried: for `seconds`, however many tries that makes.
+    """How long one request is retried: for `seconds`, with any number of tries.
 
     The wait between two tries is random, up to `first_wait` seconds after the first one and twice
     as long after each further one, at most `longest_wait` ("full jitter": AWS Architecture Blog,
-    "Exponential Backoff And Jitter"). The seconds of a `Retry-After` come before it, so that
-    clients which are told the same time don't come back together, and one that is told 0 again and
-    again does not ask without a pause. The last try is made when the time is up; a `Retry-After`
-    that leads past it ends the tries at once.
+    "Exponential Backoff And Jitter"). It is added to the seconds of a `Retry-After`, so that
+    clients with the same `Retry-After` do not return at the same time, and after a `Retry-After` of
+    0 there is still a wait. The last try is made when the time is up; a `Retry-After` that is later
+    than that ends the retries at once.
 
-    A single exchange has `answer_seconds`, however slowly bytes come.
+    A single exchange must end within `answer_seconds`.
     """
 
     seconds: float = 180.0
@@ -42,20 +42,20 @@ class RetryPolicy:
     def wait(
         self, tries: int, elapsed: float, retry_after: float | None, chance: float
     ) -> float | None:
-        """Seconds to wait before the next try; None where the time is up.
+        """Seconds to wait before the next try; None if the time is up.
 
-        `tries` were made, the first one `elapsed` seconds ago; `retry_after` in seconds, if the
-        last answer has one; `chance` is a random number from 0 to 1.
+        `tries` were made, the first one `elapsed` seconds ago; `retry_after` is that of the last
+        answer in seconds, if it has one; `chance` is a random number from 0 to 1.
         """
         asked, left = retry_after or 0.0, self.seconds - elapsed
         if left <= 0 or asked > left:
             return None
-        spread = min(self.first_wait * 2.0 ** min(tries - 1, 100), self.longest_wait)
-        return min(asked + chance * spread, left)
+        longest = min(self.first_wait * 2.0 ** min(tries - 1, 100), self.longest_wait)
+        return min(asked + chance * longest, left)
 
 
 class TryAgain(Exception):
-    """One failed try; `after` is what the service's Retry-After asked for, in seconds."""
+    """One failed try; `after` is the service's Retry-After in seconds, if it sent one."""
 
     def __init__(self, what: str, after: float | None = None) -> None:
         super().__init__(what)
@@ -70,10 +70,10 @@ def retrying(
     ended: Callable[[], bool] = lambda: False,
     on_wait: Callable[[TryAgain, int, float], None] = lambda error, tries, seconds: None,
 ) -> tenacity.Retrying:
-    """Tries that fail with TryAgain are repeated by the policy; the last TryAgain is raised.
+    """Retries calls that raise TryAgain, by the policy; raises the last TryAgain.
 
-    The time runs from now on. `ended` permits no further wait once it says True. `on_wait` hears
-    of each wait: why, after how many tries, for how many seconds.
+    The time starts now. Once `ended` returns True, there is no further wait. `on_wait` is called
+    before each wait with the error, the number of tries and the seconds.
     """
     started = clock()
 
@@ -100,11 +100,11 @@ def retrying(
 
 
 LONGEST_SECONDS = 999_999_999
-"""A `Retry-After` that asks for more is cut to this, which no system call refuses."""
+"""A larger `Retry-After` is limited to this, which all system calls accept."""
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a `Retry-After` header (RFC 9110, 10.2.3), or None where it says nothing.
+    """Seconds to wait by a `Retry-After` header (RFC 9110, 10.2.3), or None if it is invalid.
 
     The header holds either seconds or an HTTP date; a date in the past means "now".
     """
@@ -120,8 +120,8 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 class Window:
     """How many requests may be in flight at once.
 
-    Halved when the service is overloaded, once for all requests that were in flight by then; one
-    more for every windowful of good answers (additive increase, multiplicative decrease: RFC 5681,
+    Halved when the service is overloaded, once for all requests in flight at that time. One more
+    after as many good answers as its size (additive increase, multiplicative decrease: RFC 5681,
     3.1).
     """
 
@@ -134,7 +134,7 @@ class Window:
 
     @contextmanager
     def slot(self) -> Iterator[int]:
-        """Room for one request, as soon as there is any; the value `overloaded` asks for."""
+        """Waits until one more request may be in flight; yields the argument of `overloaded`."""
         with self._changed:
             self._changed.wait_for(lambda: self._in_flight < int(self.size))
             self._in_flight += 1
@@ -147,13 +147,13 @@ class Window:
                 self._changed.notify_all()
 
     def good(self) -> None:
-        """A request was answered well."""
+        """Record a good answer."""
         with self._changed:
             self.size = min(self._most, self.size + 1 / self.size)
             self._changed.notify_all()
 
     def overloaded(self, halvings: int) -> None:
-        """A request was answered with 429 or 503; `halvings` as its `slot` gave it."""
+        """Record an answer with 429 or 503; `halvings` is what its `slot` yielded."""
         with self._changed:
             if halvings == self._halvings:
                 self._halvings += 1

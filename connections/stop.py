@@ -1,4 +1,4 @@
-"""The request to end a run early: a signal, and the exception that carries it through waits."""
+"""The request to end a run early: set by a signal, and raised by waits as Stopped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether the run was asked to end, and by which signal.
+    """Whether the run was told to end, and by which signal.
 
-    The handler only assigns: it may interrupt the main thread anywhere, also inside a lock.
+    A signal handler only assigns `signal`, since it may interrupt the main thread inside a lock.
     """
 
     def __init__(self) -> None:
@@ -25,10 +25,10 @@ class Stop:
         return self.signal is not None
 
     def pause(self, seconds: float) -> None:
-        """Wait for `seconds`. Raises Stopped, soon after the run was told to stop."""
+        """Wait for `seconds`. Raises Stopped soon after the run was told to stop."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if self.requested():
                 raise Stopped
-            # Not an Event: a signal's handler could not set it while this thread waits on it.
+            # Not an Event: a signal handler could not set it while this thread waits for it.
             time.sleep(min(left, _POLL_SECONDS))

@@ -1,7 +1,7 @@
-"""Limits the time of a whole HTTP exchange, however slowly its bytes come.
+"""Limits the time of a whole HTTP exchange, even if its bytes arrive slowly.
 
-The timeouts of urllib3, and with it of `requests`, bound each wait for the next few bytes, not all
-of them together: an answer that sends one byte a second would go on for hours.
+The timeouts of urllib3 and `requests` limit each wait for more bytes, not the sum of all waits: an
+answer of one byte a second could take hours.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _WATCH_SECONDS = 0.25
 
 
 class TooSlow(Exception):
-    """An exchange was not over in time."""
+    """An exchange did not end in time."""
 
 
 class _Exchange:
-    """One request and its answer; `socket` is known once the request has been sent.
+    """One request and its answer; `socket` is set when the request has been sent.
 
-    An exchange made inside another one, such as that for a token, has no longer than the outer one.
+    An exchange inside another one, such as one for a token, must end before the outer deadline.
     """
 
     __slots__ = ("deadline", "outer", "over", "socket")
@@ -40,7 +40,7 @@ class _Exchange:
 
 
 class _Watch:
-    """Ends the exchanges that are past their deadline, from a thread of its own."""
+    """Ends exchanges that are past their deadline, in its own thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,22 +62,22 @@ class _Watch:
         while True:
             time.sleep(_WATCH_SECONDS)
             now = time.monotonic()
-            # Under the lock, so that no connection is closed that another exchange has by then.
+            # Under the lock, so that it closes no connection that another exchange already uses.
             with self._lock:
                 for exchange in [e for e in self._exchanges if e.deadline < now]:
                     _cut_off(exchange)
 
 
 def _cut_off(exchange: _Exchange) -> None:
-    """End the exchange. Raises nothing: no limit would hold if the watching thread died."""
+    """End the exchange. Never raises: without the watching thread there would be no limits."""
     exchange.over = True
     connected = exchange.socket
-    # To a proxy with TLS, the TLS of the service goes through that of the proxy.
+    # With a TLS proxy, the TLS connection to the service is inside the one to the proxy.
     while isinstance(connected, SSLTransport):
         connected = connected.socket
     if connected is not None:
-        # Of the plain socket: the TLS one would drop its state while a reader still uses it. An
-        # error says that it is closed already, or nothing that can be closed from outside.
+        # Shut down the plain socket: a TLS socket would drop its state while a reader uses it. An
+        # error means that it is closed already, or can't be closed from another thread.
         with suppress(Exception):
             socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
@@ -88,9 +88,9 @@ _current = threading.local()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Bounds the exchanges that this thread makes inside. Raises TooSlow.
+    """Limits the exchanges that this thread makes inside the block. Raises TooSlow.
 
-    Limits nest: the one that ends first holds, and an outer one holds again behind an inner one.
+    Limits can be nested: the earliest deadline applies.
     """
     exchange = _Exchange(seconds, _exchange())
     _current.exchange = exchange
@@ -98,9 +98,9 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     except Exception:
-        # Whatever the library made of the connection that was closed.
+        # Replace whatever error the library raised for the closed connection.
         if exchange.over:
-            raise TooSlow(f"no whole answer within {seconds:g} s") from None
+            raise TooSlow(f"no complete answer within {seconds:g} s") from None
         raise
     finally:
         _watch.end(exchange)
@@ -108,13 +108,13 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def note_socket(connection: HTTPConnection) -> None:
-    """The limit of this thread, if there is one, applies to the socket of this connection."""
+    """Apply the limit of this thread, if there is one, to the socket of this connection."""
     if exchange := _exchange():
         exchange.socket = connection.sock
 
 
 def seconds_left() -> float:
-    """How long this thread may still take by its limits; -1, as locks have it, for no limit."""
+    """Seconds until the deadline of this thread; -1 without a limit, as lock timeouts expect."""
     exchange = _exchange()
     return max(0.0, exchange.deadline - time.monotonic()) if exchange else -1
 

@@ -1,4 +1,4 @@
-"""Says what an error is that nobody foresaw."""
+"""Describes unexpected errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ log = logging.getLogger("flowlog")
 
 
 def describe(error: Exception) -> str:
-    """The error in a sentence, for the object or the run that it met.
+    """The error in a sentence, for the object or the run that failed with it.
 
-    Where it happened is logged at DEBUG.
+    The traceback is logged at DEBUG.
     """
     log.debug("where it happened", exc_info=error)
     return f"a fault of this program, please report it: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Reads times and numbers that come from outside: one parser each, and none of them raises."""
+"""Parses times and numbers from outside the program; no function here raises."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from email.utils import parsedate_to_datetime
 LARGEST = 2**63 - 1
 _DIGITS = 19
 
-_TOO_ODD = (ValueError, OverflowError, TypeError, IndexError, OSError)
-"""What the parsers of the standard library raise for texts that are no times."""
+_INVALID = (ValueError, OverflowError, TypeError, IndexError, OSError)
+"""What the parsers of the standard library raise for texts that are not times."""
 
 
 def http_date(text: str | None) -> int | None:
-    """Seconds since the epoch of a date in a header (RFC 9110, 5.6.7); None where it is none."""
+    """Seconds since the epoch of a date in a header (RFC 9110, 5.6.7); None if it is invalid."""
     try:
         return _seconds(parsedate_to_datetime(text or ""))
-    except _TOO_ODD:
+    except _INVALID:
         return None
 
 
 def iso_seconds(text: str) -> int | None:
-    """Whole seconds since the epoch of a time in ISO 8601, UTC where it names no zone, or None."""
+    """Whole seconds since the epoch of a time in ISO 8601, UTC if it names no zone, or None."""
     try:
         return _seconds(datetime.fromisoformat(text))
-    except _TOO_ODD:
+    except _INVALID:
         return None
 
 
@@ -33,23 +33,23 @@ def iso_milliseconds(text: str) -> int | None:
     """The same in milliseconds."""
     try:
         return round(_in_utc(datetime.fromisoformat(text)).timestamp() * 1000)
-    except _TOO_ODD:
+    except _INVALID:
         return None
 
 
 def whole_number(text: str | None, most: int = LARGEST) -> int | None:
-    """A number in decimal digits, `most` where it is larger; None where it is none."""
+    """A number in decimal digits, at most `most`; None if it is not a number."""
     found = re.fullmatch("0*([0-9]+)", (text or "").strip())
     if not found:
         return None
-    # A number of thousands of digits costs time, and Python refuses it.
+    # Parsing thousands of digits is slow, and Python refuses it.
     return min(int(found[1][:_DIGITS]), most) if len(found[1]) <= _DIGITS else most
 
 
 def content_length(text: str | None) -> int | None:
-    """The value of Content-Length in bytes; None where there is none, or no single one.
+    """The value of Content-Length in bytes; None if it is missing, invalid or ambiguous.
 
-    The same header twice is one list of equal values, and means that value (RFC 9110, 8.6).
+    A repeated header is a list; if all its values are equal, that value counts (RFC 9110, 8.6).
     """
     values = {whole_number(part) for part in (text or "").split(",")}
     return values.pop() if len(values) == 1 else None

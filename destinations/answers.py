@@ -1,7 +1,7 @@
-"""What the answers of log services mean: decided here and nowhere else, from status and text.
+"""Decides what the answers of log services mean, by status and text. No other module does.
 
-One pure function a service: status, text (up to 64 KiB) and number of lines in, a `Meaning` out.
-Contract, section 5; `docs/reliability.md` has the same as a table.
+One pure function for each service takes status, text (up to 64 KiB) and number of lines, and
+returns a `Meaning`. Contract, section 5; `docs/reliability.md` has the same as a table.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ _OVERLOADED = (429, 503)
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The service took every line; `remark` is what it said beside that, if it did."""
+    """The service accepted every line; `remark` is other text in its answer, if any."""
 
     remark: str = ""
 
 
-class Fate(enum.Enum):
-    """What became of one line."""
+class LineResult(enum.Enum):
+    """The result of one line."""
 
-    TAKEN = "taken"
-    AGAIN = "to be sent again"
+    ACCEPTED = "accepted"
+    RETRY = "to be sent again"
     REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class ByLine:
-    """The service took some of the lines: one HTTP status a line, in their order."""
+    """The service accepted some lines: one HTTP status for each line, in their order."""
 
     statuses: tuple[int, ...]
 
-    def indices(self, fate: Fate) -> list[int]:
-        """The lines of this fate."""
-        return [i for i, status in enumerate(self.statuses) if fate_of_line(status) is fate]
+    def indices(self, result: LineResult) -> list[int]:
+        """The indices of the lines with this result."""
+        return [i for i, status in enumerate(self.statuses) if result_of_line(status) is result]
 
     @property
     def refusals(self) -> set[int]:
-        """The statuses of the lines that are refused."""
-        return {status for status in self.statuses if fate_of_line(status) is Fate.REFUSED}
+        """The statuses of the lines that were refused."""
+        return {status for status in self.statuses if result_of_line(status) is LineResult.REFUSED}
 
     @property
     def overloaded(self) -> bool:
@@ -59,15 +59,15 @@ class ByLine:
 
 @dataclass(frozen=True, slots=True)
 class SomeRefused:
-    """The service took all lines but `count`, does not say which, and none may be sent again."""
+    """The service refused `count` lines, unknown which; none of the request may be sent again."""
 
     count: int
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class NotNow:
-    """No line counts as taken; the same request may be sent again."""
+class Retry:
+    """No line counts as accepted; the same request may be sent again."""
 
     why: str
     overloaded: bool = False
@@ -75,14 +75,14 @@ class NotNow:
 
 @dataclass(frozen=True, slots=True)
 class LinesRefused:
-    """The service refuses at least one of the lines, and does not say which."""
+    """The service refuses the request because of at least one line, and does not say which."""
 
     status: int
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """The service refuses the request, whatever lines are in it."""
+    """The service refuses the request, independent of its lines."""
 
     status: int
 
@@ -94,33 +94,33 @@ class KeyRefused:
     status: int
 
 
-Meaning = Delivered | ByLine | SomeRefused | NotNow | LinesRefused | RequestRefused | KeyRefused
+Meaning = Delivered | ByLine | SomeRefused | Retry | LinesRefused | RequestRefused | KeyRefused
 
 
 # --- by status -----------------------------------------------------------------------------------
 
 
 def by_status(status: int) -> Meaning:
-    """What a status means where the text adds nothing."""
+    """What a status means if the text adds nothing."""
     if 200 <= status < 300:
         return Delivered()
     if status in (401, 403):
         return KeyRefused(status)
     if status in (400, 413, 422):
         return LinesRefused(status)
-    # Those below 200 are interim answers: the final one did not come.
+    # A status below 200 is an interim answer: the final one is missing.
     if status < 200 or status >= 500 or status in (408, 425, 429):
-        return NotNow(f"it answered {status}", status in _OVERLOADED)
+        return Retry(f"it answered {status}", status in _OVERLOADED)
     return RequestRefused(status)
 
 
-def fate_of_line(status: int) -> Fate:
+def result_of_line(status: int) -> LineResult:
     """What the status of a single line means."""
     if 200 <= status < 300:
-        return Fate.TAKEN
+        return LineResult.ACCEPTED
     if status == 429 or status >= 500:
-        return Fate.AGAIN
-    return Fate.REFUSED
+        return LineResult.RETRY
+    return LineResult.REFUSED
 
 
 # --- by service ----------------------------------------------------------------------------------
@@ -129,23 +129,23 @@ def fate_of_line(status: int) -> Fate:
 def logdna(status: int, text: bytes, lines: int) -> Meaning:
     """LogDNA: 207 has a list of statuses; 200 can report an error (Mezmo docs, "Send Log Lines").
 
-    A 207 that can't be matched to the lines says that some were not taken, so all are sent again.
+    A 207 that can't be matched to the lines means that some were not accepted: all are sent again.
     """
     meaning = by_status(status)
     if not isinstance(meaning, Delivered):
         return meaning
     answer = _object(text)
-    said = answer.get("status")
-    if status == 207 or isinstance(said, list):
-        return _by_line(status, said, lines)
-    if said == "error" or answer.get("error"):
-        explanation = str(answer.get("error") or said)[:EXPLANATION_CHARACTERS]
-        return NotNow(f"it answered {status}, but with an error: {explanation}")
+    statuses = answer.get("status")
+    if status == 207 or isinstance(statuses, list):
+        return _by_line(status, statuses, lines)
+    if statuses == "error" or answer.get("error"):
+        explanation = str(answer.get("error") or statuses)[:EXPLANATION_CHARACTERS]
+        return Retry(f"it answered {status}, but with an error: {explanation}")
     return meaning
 
 
 def cloud_logs(status: int, text: bytes, lines: int) -> Meaning:
-    """IBM Cloud Logs: 200 can say in words, in no documented form, that logs were not accepted
+    """IBM Cloud Logs: the text of a 200 can say, in no documented form, that logs were not accepted
     (IBM Cloud docs, Cloud Logs, "ingestion failures")."""
     meaning = by_status(status)
     words = text.decode(errors="replace").strip()
@@ -154,11 +154,11 @@ def cloud_logs(status: int, text: bytes, lines: int) -> Meaning:
     return meaning
 
 
-def _by_line(status: int, said: object, lines: int) -> Meaning:
-    statuses = said if isinstance(said, list) else []
+def _by_line(status: int, value: object, lines: int) -> Meaning:
+    statuses = value if isinstance(value, list) else []
     if len(statuses) != lines or not all(map(_is_status, statuses)):
-        return NotNow(f"it answered {status}, but does not say which lines it took")
-    if all(fate_of_line(each) is Fate.TAKEN for each in statuses):
+        return Retry(f"it answered {status}, but does not say which lines it took")
+    if all(result_of_line(each) is LineResult.ACCEPTED for each in statuses):
         return Delivered()
     return ByLine(tuple(statuses))
 
@@ -168,7 +168,7 @@ def _is_status(value: object) -> bool:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object that the text is, or an empty one."""
+    """The text parsed as a JSON object; empty if it is not one."""
     try:
         answer = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -1,6 +1,6 @@
-"""What every log service has in common: lines, answers, receipts, errors, and what differs.
+"""What all log services share: lines, receipts, errors, and the interface `Destination`.
 
-A destination is one file: a subclass of `Destination`, and a row in the table of `run/settings.py`.
+A destination is one file with a subclass of `Destination`, and a row in `run/settings.py`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MILLISECONDS_PER_HOUR = 60 * 60 * 1000
 class Line(NamedTuple):
     """One flow as a log line: compact JSON in UTF-8, and the flow's own time in UTC milliseconds.
 
-    The text comes in three parts, since lines of one object have the first and the last in common,
-    which are three quarters of it. `time` is None where the flow names none that can be read.
-    `fields` are the flow's own, as parsed, for a service that takes no JSON.
+    The text has three parts: lines of one object share the first and the last, which are three
+    quarters of it. `time` is None if the flow has no readable time. `fields` are the flow's own
+    fields, parsed, for a service that does not take JSON.
     """
 
     own: bytes
@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
     @property
     def text(self) -> bytes:
-        """All of the line."""
+        """The whole line."""
         return b"%b%b%b" % (self.head, self.own, self.tail)
 
     @property
@@ -52,10 +52,10 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the lines of one object come from; empty where the object doesn't say.
+    """Where the lines of one object come from; empty if the object does not say.
 
-    `fields` are those of a line that all flows of the object have in common, as parsed.
-    `incomplete` says that the collector itself has lost flows.
+    `fields` are the fields, parsed, that all lines of the object share. `incomplete`: the collector
+    lost flows.
     """
 
     vpc_id: str = ""
@@ -65,9 +65,9 @@ class Source:
 
 
 class Run(NamedTuple):
-    """Elements of one object that follow each other in a request: from where to where they are.
+    """Consecutive elements of one object in a request, as positions in its content.
 
-    `head` is what they have in common, as the destination wrote it.
+    `head` is what they share, as the destination encoded it.
     """
 
     head: bytes
@@ -87,7 +87,7 @@ class KeyRejected(DeliveryError):
 
 
 class ServiceUnavailable(DeliveryError):
-    """The service gave no usable answer for as long as it may be tried."""
+    """The service gave no usable answer until the time for retries was over."""
 
 
 class LineTooLong(DeliveryError):
@@ -101,7 +101,7 @@ class LineTooLong(DeliveryError):
 class Failure:
     """Why lines of an object were not delivered.
 
-    `permanent` where a service that is well and correctly set up would refuse them again.
+    `permanent`: a service that works and is set up correctly would refuse them again.
     """
 
     reason: str
@@ -110,9 +110,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a batch, by object: how many lines were accepted, and why others were not.
+    """The result of a batch, by object: how many lines were accepted, and why others were not.
 
-    `ended_by` is the error that will meet every other batch too, if there was one.
+    `ended_by` is an error that every other batch would get too, if there was one.
     """
 
     accepted: Counter[int]
@@ -122,8 +122,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `Delivery.add` took: how many lines, how many the service will cut, and what it won't
-    take at all: the reason, where there is such a line."""
+    """The result of `Delivery.add`: how many lines were added, how many of them the service will
+    truncate, and why another line was refused, if one was."""
 
     lines: int = 0
     cut: int = 0
@@ -133,13 +133,13 @@ class Added:
 # --- compression ---------------------------------------------------------------------------------
 
 _GZIP = 16 + 15
-"""What zlib calls a gzip member with the largest window."""
+"""The `wbits` of zlib for gzip with the largest window."""
 
 
 def gzipped(parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
-    """Text that is in parts, as gzip."""
-    # Level 1: flow logs are so repetitive that a higher one costs more time than it saves. And
-    # part by part, since a copy of the whole text costs as much time again, and its memory.
+    """The parts, joined and compressed with gzip."""
+    # Level 1: flow logs are so repetitive that a higher level takes more time than it saves. Part
+    # by part, since joining them first would take as much time again, and more memory.
     packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
     return b"".join([*map(packer.compress, parts), packer.flush()])
 
@@ -148,28 +148,28 @@ def gzipped(parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
 
 
 class Variables(Protocol):
-    """The environment, as a destination reads its own settings; faults are collected in it."""
+    """The environment, from which a destination reads its settings; it collects faults."""
 
     def text(self, name: str, default: str = "") -> str:
-        """The value; `default` where it is unset or empty."""
+        """The value; `default` if it is unset or empty."""
 
     def required(self, name: str, why: str = "") -> str:
-        """The value; a fault where there is none."""
+        """The value; a fault if it is unset or empty."""
 
     def secret(self, name: str, why: str = "") -> str:
-        """A required value that must not be shown; a fault where there is none."""
+        """A required value that must not be shown; a fault if it is unset or empty."""
 
     def url(self, name: str, default: str = "") -> str:
-        """A base URL without a slash at its end."""
+        """A base URL without a trailing slash."""
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
-        """The value as `parse` makes it; a fault with the text of its ValueError."""
+        """The value as `parse` returns it; its ValueError becomes a fault."""
 
     def fault(self, text: str) -> None:
-        """Something else is wrong."""
+        """Add another fault."""
 
     def tokens(self) -> Tokens:
-        """The IAM tokens of the job; a fault where no credentials are set."""
+        """The IAM tokens of the job; a fault if no credentials are set."""
 
 
 class LongLine(enum.Enum):
@@ -187,38 +187,38 @@ class Destination(ABC):
     key_setting: ClassVar[str]
     prefix: ClassVar[bytes]
     suffix: ClassVar[bytes]
-    """What stands around the elements of a request."""
+    """The text before and after the elements of a request."""
     separator: ClassVar[bytes] = b","
-    """One byte, which stands between them."""
+    """One byte between two elements."""
     run_bytes: ClassVar[int] = 0
-    """What a run takes in a request, at most, beside its head and its elements."""
+    """Most bytes of a run in a request, without its head and its elements."""
     takes_blocks: ClassVar[bool] = True
-    """Whether an element is a line's own text with something around it (see `around`)."""
+    """Whether an element is the line's own text with text before and after it (see `around`)."""
     request_limit_bytes: ClassVar[int]
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
     compressed: bool = True
-    """Whether the body of a request is gzip, or its text as it is."""
+    """Whether the body of a request is compressed with gzip."""
     extra_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that a line has, though others do not, unless FLOWLOG_FIELDS takes them away."""
+    """Extra fields of a line for this service, unless FLOWLOG_FIELDS drops them."""
     oldest_hours: ClassVar[float] = 24
     newest_hours: ClassVar[float] = 24
-    """A line whose time is further away from now bears the time of sending."""
+    """A line whose time is further away from now gets the time of sending."""
 
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
-        """Tells what stands before and after a line's own text in an element of a request.
+        """A function that returns the text before and after a line's own text in its element.
 
-        Of destinations that take blocks. `now` in UTC milliseconds. What stands before the text
-        must be the same for all lines with the same head.
+        For destinations that take blocks. `now` in UTC milliseconds. The text before must be the
+        same for all lines with the same head.
         """
         raise NotImplementedError
 
     def quoted(self, text: bytes) -> bytes:
-        """A line's own text as it stands in an element."""
+        """A line's own text, escaped for an element."""
         return text
 
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines of this source into elements of a request. `now` in UTC milliseconds."""
+        """A function that renders lines of this source as elements. `now` in UTC milliseconds."""
         around, quoted = self.around(source, now), self.quoted
 
         def render(line: Line) -> bytes:
@@ -228,13 +228,13 @@ class Destination(ABC):
         return render
 
     def head(self, source: Source) -> bytes:
-        """What lines of this source have in common and a request holds only once for each run."""
+        """What the lines of this source share, which a request has once for each run."""
         return b""
 
     def parts(
         self, content: bytes | bytearray, runs: Iterable[Run]
     ) -> Iterable[bytes | bytearray | memoryview]:
-        """The text of a request, in pieces; `content` holds its elements, `runs` all of it."""
+        """The text of a request, in parts; `content` has its elements, `runs` cover all of it."""
         return self.prefix, content, self.suffix
 
     def limited_size(self, line: Line, element: bytes) -> int:
@@ -242,32 +242,32 @@ class Destination(ABC):
         return line.size
 
     def encode(self, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
-        """The body of a request as it goes over the wire; `parts` in a row are its text."""
+        """The body of a request, given the parts of its text."""
         return gzipped(parts) if self.compressed else b"".join(parts)
 
     def decode(self, body: bytes) -> bytes:
-        """The text of a request, of its body."""
+        """The text of a request, given its body."""
         return isal_zlib.decompress(body, _GZIP) if self.compressed else body
 
     @abstractmethod
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one encoded body; the answer's own is not read yet.
+        """Post an encoded body; the body of the answer is not read yet.
 
         Raises what `requests` raises, and DeliveryError.
         """
 
     @abstractmethod
     def meaning(self, status: int, text: bytes, lines: int) -> Meaning:
-        """What an answer to a request of so many lines means; see `destinations/answers.py`."""
+        """What an answer to a request with this many lines means; see `destinations/answers.py`."""
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
-        """Whether the next request has other credentials than the rejected ones."""
+        """Whether the next request will use other credentials than the rejected ones."""
         return False
 
     def timestamp(self, line: Line, now: int) -> int:
-        """The line's time, or `now` where the service would not take it; UTC milliseconds."""
+        """The line's time, or `now` if the service would not accept it; UTC milliseconds."""
         if line.time is None:
             return now
         age = now - line.time

@@ -14,12 +14,12 @@ from destinations.base import Destination, LineTooLong, Run
 from destinations.block import Elements
 
 BATCH_LINES = 13_000
-"""Far more than a request usually holds. The answer may have a status for each of them, and is read
-up to 64 KiB."""
+"""Far more lines than a request usually has. The answer may have a status for each of them, and is
+read up to 64 KiB."""
 
 
 class _Text:
-    """The elements of a batch; in memory, or in the body of its request, which is far smaller."""
+    """The elements of a batch, in memory or in the encoded body, which is far smaller."""
 
     def __init__(self, content: bytes | bytearray) -> None:
         self._content: bytes | bytearray | None = content
@@ -30,7 +30,7 @@ class _Text:
         return self._unpack() if self._content is None else self._content
 
     def move_to(self, body: bytes, spans: Sequence[slice], destination: Destination) -> None:
-        """From now on only the body has the elements: at these places of its text."""
+        """Keep only the body, whose text has the elements at these positions."""
 
         def unpack() -> bytes:
             text = destination.decode(body)
@@ -44,8 +44,8 @@ class Batch:
     """Rendered lines in order, and the number of the object that owns each.
 
     `content` is the elements with a separator of one byte between them. Line i ends before
-    `ends[i]` and begins behind the separator at `ends[i - 1]`. `owners[i]` owns the lines from
-    `firsts[i]` on; `heads` has what its lines have in common.
+    `ends[i]` and begins after the separator at `ends[i - 1]`. `owners[i]` owns the lines from
+    `firsts[i]` on; `heads` has what the lines of an owner share.
     """
 
     _text: _Text
@@ -58,24 +58,24 @@ class Batch:
         return len(self.ends)
 
     def _spans(self) -> Iterator[tuple[int, int, int]]:
-        """Each owner with the numbers of its lines, from the first one to before the end."""
+        """Each owner with the number of its first line, and the number after its last line."""
         return zip(self.owners, self.firsts, (*self.firsts[1:], len(self)), strict=True)
 
     def runs(self) -> Iterator[Run]:
-        """The elements of one owner after those of another."""
+        """The elements of each owner, in order."""
         for owner, first, end in self._spans():
             start = self.ends[first - 1] + 1 if first else 0
             yield Run(self.heads[owner], start, self.ends[end - 1])
 
     @property
     def content(self) -> bytes | bytearray:
-        """The elements with a separator between them; it takes time once they are encoded."""
+        """The elements with a separator between them; slow once they are encoded."""
         return self._text.content
 
     def body(self, destination: Destination) -> bytes:
-        """The body of its request; the batch itself gives its memory back.
+        """The body of its request, which then replaces the elements in memory.
 
-        Only a request of which the service refuses lines needs them again.
+        The elements are needed again only if the service refuses lines of the request.
         """
         content = self.content
         parts = list(destination.parts(content, self.runs()))
@@ -84,7 +84,7 @@ class Batch:
         return body
 
     def counts(self) -> Counter[int]:
-        """Lines by owner."""
+        """The number of lines of each owner."""
         counts: Counter[int] = Counter()
         for owner, first, end in self._spans():
             counts[owner] += end - first
@@ -95,9 +95,9 @@ class Batch:
         return self.owners[bisect_right(self.firsts, index) - 1]
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """A batch of some of the lines; `indices` ascend."""
+        """A batch of some of the lines; `indices` are ascending."""
         content = self.content
-        # Each line has the separator before it, but for the first one.
+        # Each line has the separator before it, except the first one.
         lines = [
             content[self.ends[index - 1] + (not position) if index else 0 : self.ends[index]]
             for position, index in enumerate(indices)
@@ -117,7 +117,7 @@ class Batch:
         )
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches that together are this one, in the same order; it has two lines at least."""
+        """This batch, of at least two lines, as two batches in the same order."""
         middle = self._middle()
         content, cut = self.content, self.ends[middle - 1]
         run = bisect_right(self.firsts, middle - 1)
@@ -140,7 +140,7 @@ class Batch:
         )
 
     def _middle(self) -> int:
-        """Where to halve: between two objects if that is near, since objects fail as a whole."""
+        """Where to split: near the middle; if possible between objects, which fail as a whole."""
         half, quarter = len(self) // 2, len(self) // 4
         near = min(self.firsts, key=lambda first: abs(first - half))
         return near if abs(near - half) <= quarter and near else half
@@ -149,7 +149,7 @@ class Batch:
 def _spans_of(
     content: bytes | bytearray, parts: Iterable[bytes | bytearray | memoryview]
 ) -> Iterator[slice]:
-    """Where in the text that these parts are in a row its content is."""
+    """The positions of `content` in the text that these parts form."""
     start = 0
     for part in parts:
         if part is content or (isinstance(part, memoryview) and part.obj is content):
@@ -179,10 +179,10 @@ class Packer:
         """When the first line of the pending batch was added, by the monotonic clock."""
 
     def add(self, owner: int, element: bytes, head: bytes = b"") -> Batch | None:
-        """Add one rendered line; the batch that had no more room for it, if there was one.
+        """Add one rendered line; return the full batch that had no room for it, if there is one.
 
-        `head` is what all lines of this owner have in common. Raises LineTooLong for a line that
-        is over the service's limit for a whole request.
+        `head` is what all lines of this owner share. Raises LineTooLong for a line that is over
+        the service's limit for a request.
         """
         full = None
         head_size = len(head) + self.destination.run_bytes
@@ -209,10 +209,10 @@ class Packer:
         return full
 
     def add_all(self, owner: int, elements: Elements, head: bytes = b"") -> Iterator[Batch]:
-        """Add rendered lines as `add` does one by one; yields the batches that had no more room."""
+        """Add rendered lines, with the same result as `add` for each; yields full batches."""
         done = 0
         while done < len(elements):
-            # The first of a batch, or of an owner, needs more than its text.
+            # The first line of a batch or of an owner needs more room than its text.
             first = elements[done : done + 1].joined()[len(self.destination.separator) :]
             if full := self.add(owner, first, head):
                 yield full

@@ -51,13 +51,13 @@ class Elements:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Lines of one object, whose own texts stand in one text with `BETWEEN` between them.
+    """Lines of one object, whose own texts stand in a few texts with `BETWEEN` between them.
 
     `like` has for each of them a line that is the same but for its own text. Most share a few, and
     all have the same head and the same tail.
     """
 
-    own: bytes
+    own: Sequence[bytes]
     like: Sequence[Line]
 
     def elements(self, destination: Destination, source: Source, now: int) -> Elements | None:
@@ -67,7 +67,7 @@ class Block:
         """
         if not self.like:
             return Elements(b"", (), ())
-        texts = destination.quoted(self.own).split(BETWEEN)
+        texts = [text for own in self.own for text in destination.quoted(own).split(BETWEEN)]
         around = destination.around(source, now)
         ends = {id(line): around(line)[1] for line in {id(one): one for one in self.like}.values()}
         start, _ = around(self.like[0])

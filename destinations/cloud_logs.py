@@ -1,4 +1,4 @@
-"""IBM Cloud Logs as a destination: how its requests differ from those of LogDNA.
+"""IBM Cloud Logs as a destination.
 
 IBM Cloud docs, Cloud Logs, "Sending logs by using the API" and "Limits".
 """
@@ -21,15 +21,15 @@ APPLICATION = "vpc-flow-logs"
 INFO, WARNING = 3, 4
 
 UNKNOWN_SUBSYSTEM = "unknown"
-"""A subsystem is required; this one is for flows of an object that names no VPC."""
+"""The required subsystem, if an object names no VPC."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloudLogs(Destination):
     """The ingestion API of an IBM Cloud Logs instance.
 
-    `url` is the instance's ingress URL without a path; `/logs/v1/singles` is added. `subsystem`
-    stands for the VPC's id where it is empty.
+    `url` is the instance's ingress URL without a path; `/logs/v1/singles` is added. An empty
+    `subsystem` means the id of the VPC.
     """
 
     url: str
@@ -39,7 +39,7 @@ class CloudLogs(Destination):
 
     @classmethod
     def read(cls, env: Variables) -> CloudLogs:
-        """Where CLOUD_LOGS_ENDPOINT says, with tokens of the job's credentials."""
+        """The destination by CLOUD_LOGS_ENDPOINT, with tokens of the job's credentials."""
         url = env.url("CLOUD_LOGS_ENDPOINT").removesuffix("/logs/v1/singles")
         env.required("CLOUD_LOGS_ENDPOINT")
         return cls(
@@ -53,20 +53,20 @@ class CloudLogs(Destination):
     endpoint_setting = "CLOUD_LOGS_ENDPOINT"
     key_setting = "APIKEY (or the trusted profile), which needs the role Sender on this instance"
     prefix, suffix = b"[", b"]"
-    # The API's page says 2 MB, the page of limits 10 MiB.
+    # The API docs say 2 MB, the limits page says 10 MiB.
     request_limit_bytes = 2_000_000
     line_limit_bytes = 32_000
     long_line = LongLine.DROPPED
     # Whether the service takes compressed requests is not documented.
     compressed = False
-    # A key is longer than the 256 characters up to which a value is indexed.
+    # The service indexes values of up to 256 characters; a key is longer.
     extra_fields = ("_object",)
-    # What is older than 24 hours is not accepted at all, so there is a margin for retries.
+    # The service refuses lines older than 24 hours; half an hour is left for retries.
     oldest_hours = 23.5
     newest_hours = 4 - 1 / 60
 
     def around(self, source: Source, now: int) -> Callable[[Line], tuple[bytes, bytes]]:
-        """Tells what stands before and after a line's own text in an element."""
+        """A function that returns the text before and after a line's own text in its element."""
         subsystem = self.subsystem or source.vpc_id or UNKNOWN_SUBSYSTEM
         always = {"applicationName": self.application, "subsystemName": subsystem}
         if source.interface_id:
@@ -82,13 +82,13 @@ class CloudLogs(Destination):
         return around
 
     def limited_size(self, line: Line, element: bytes) -> int:
-        """The size in bytes to which the limit for a line applies: all of the element."""
+        """The size in bytes to which the limit for a line applies: the whole element."""
         return len(element)
 
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one body with a valid token. Raises KeyRejected where there is none."""
+        """Post a body with a valid token. Raises KeyRejected if there is none."""
         try:
             token = self.tokens.get_token()
         except TokenError as error:
@@ -97,20 +97,20 @@ class CloudLogs(Destination):
             f"{self.url}/logs/v1/singles",
             data=body,
             headers={"Content-Type": "application/json"},
-            # As `auth`, since a mere header gives way to what ~/.netrc says of this host.
+            # With an `auth`, since ~/.netrc would replace a plain header.
             auth=_Bearer(token),
             timeout=timeout,
             stream=True,
-            # A redirect would carry the token to a host nobody named.
+            # A redirect would send the token to an unknown host.
             allow_redirects=False,
         )
 
     def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
-        """What an answer to a request of so many lines means."""
+        """What an answer to a request with this many lines means."""
         return answers.cloud_logs(status, text, lines)
 
     def replaced_credentials(self, rejected: requests.Response) -> bool:
-        """Whether the next request has another token than the rejected one."""
+        """Whether the next request will use another token than the rejected one."""
         header = rejected.request.headers["Authorization"]
         return self.tokens.replace(str(header).removeprefix("Bearer "))
 

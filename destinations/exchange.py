@@ -1,4 +1,4 @@
-"""One HTTP exchange with a log service: the request out, the answer in, up to 64 KiB of it."""
+"""One HTTP exchange with a log service: sends the request, reads up to 64 KiB of the answer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _BROKEN_CONNECTION = (
 
 @dataclass(slots=True)
 class Traffic:
-    """What went over the wire; `bytes_sent` counts request bodies as sent, retries included.
+    """What was sent; `bytes_sent` counts request bodies as sent, including retries.
 
-    `remarks` counts the answers that took the lines and said something beside that.
+    `remarks` counts answers that accepted the lines and had other text.
     """
 
     requests: int = 0
@@ -37,21 +37,21 @@ class Traffic:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, size: int, first: bool) -> None:
-        """One request of `size` bytes is about to go out."""
+        """Count a request of `size` bytes that is about to be sent."""
         with self.lock:
             self.requests += 1
             self.bytes_sent += size
             self.retries += not first
 
     def count_remark(self) -> None:
-        """An answer has a remark."""
+        """Count an answer with a remark."""
         with self.lock:
             self.remarks += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; `text` is empty where it can't be read."""
+    """An answer; `text` is empty if it can't be read."""
 
     response: requests.Response
     text: bytes
@@ -63,7 +63,7 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds that a Retry-After asks for."""
+        """The Retry-After in seconds, if there is one."""
         value = self.response.headers.get("Retry-After")
         return retry_after_seconds(value, datetime.now(UTC))
 
@@ -78,11 +78,11 @@ class Exchange:
         self._policy = policy
         self._traffic = traffic
         self._session = session(connections)
-        # An answer is short, and one that is compressed anyway might not be readable.
+        # Answers are short, and a compressed one might not be readable.
         self._session.headers["Accept-Encoding"] = "identity"
 
     def post(self, body: bytes, *, first: bool) -> Answer:
-        """Post, and read the answer. Raises DeliveryError, or TryAgain where there is no answer."""
+        """Post, and read the answer. Raises DeliveryError, or TryAgain if there is no answer."""
         self._traffic.count(len(body), first)
         timeout = (self._policy.connect_seconds, self._policy.answer_seconds)
         try:
@@ -90,7 +90,7 @@ class Exchange:
                 response = self._destination.post(self._session, body, timeout)
                 return Answer(response, _text(response))
         except TooSlow:
-            raise TryAgain("it gave no whole answer in time") from None
+            raise TryAgain("it gave no complete answer in time") from None
         except _BROKEN_CONNECTION as error:
             raise TryAgain(_connection_problem(error)) from None
         except requests.RequestException as error:
@@ -98,23 +98,23 @@ class Exchange:
 
 
 def _text(response: requests.Response) -> bytes:
-    """What follows the headers; empty where it gets lost or can't be decoded.
+    """The body of an answer; empty if it is incomplete or can't be decoded.
 
-    It is read to its end, so that the connection can be used again.
+    It is read to the end, so that the connection can be reused.
     """
     try:
         text: bytes = response.raw.read(ANSWER_LIMIT_BYTES + 1, decode_content=True)
     except (urllib3.exceptions.HTTPError, OSError):
         response.close()
         return b""
-    # Behind an interim answer (1xx) the real one may follow: no other request may take it.
+    # After an interim answer (1xx) the final one may follow: don't reuse the connection.
     if len(text) > ANSWER_LIMIT_BYTES or response.status_code < 200:
         response.close()
     return text[:ANSWER_LIMIT_BYTES]
 
 
 def _connection_problem(error: requests.RequestException) -> str:
-    """What happened, without the URL and the address of an object that the library's text holds."""
+    """The problem, without the URL and the object address in the text of the library."""
     if isinstance(error, requests.Timeout):
         return "it gave no answer in time"
     if is_unverified(error):

@@ -1,4 +1,4 @@
-"""Takes lines in: renders them for their destination, and packs them into batches."""
+"""Renders lines for their destination, and packs them into batches."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from destinations.batch import Batch, Packer
 from destinations.block import AT_ONCE, Block
 
 OnFull = Callable[[Batch], bool]
-"""Hears of each batch that has no more room; whether it makes sense to add more lines."""
+"""Called with each full batch; returns whether more lines should be added."""
 
 
 def add_lines(
     packer: Packer, owner: int, lines: Iterable[Line], source: Source, on_full: OnFull
 ) -> Added:
-    """Take the lines of object `owner`, one by one."""
+    """Add the lines of object `owner`, one by one."""
     destination = packer.destination
     head = destination.head(source)
     render = destination.renderer(source, _now())
@@ -45,7 +45,7 @@ def add_lines(
 def add_block(
     packer: Packer, owner: int, block: Block, source: Source, on_full: OnFull
 ) -> Added | None:
-    """Take the lines of a block; None where they must be added one by one."""
+    """Add the lines of a block; None if they must be added one by one."""
     elements = block.elements(packer.destination, source, _now())
     if elements is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run says of a log service: why lines were not delivered, and warnings in the log."""
+"""Messages about a log service: why lines were not delivered, and warnings in the log."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ REASON_BYTES = 1_000
 
 
 class Messages:
-    """The sentences about one log service. Each says which setting to look at, if one may help."""
+    """Messages about one log service. They name the setting to look at, if one may be wrong."""
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
         self._name = destination.name
         self._reason_logged = False
 
-    def not_taken(self, error: TryAgain) -> str:
-        """Lines were tried for as long as they may be."""
+    def not_accepted(self, error: TryAgain) -> str:
+        """The time for retries is over."""
         setting = self._destination.endpoint_setting
         return (
             f"{self._name} did not take the lines: {error};"
@@ -39,14 +39,14 @@ class Messages:
         )
 
     def refused_some(self, count: int, lines: int, why: str) -> str:
-        """So many of the lines of a request were refused, and nobody knows which."""
+        """Some lines of a request were refused, and the service does not say which."""
         return (
-            f"{self._name} refused {count} of {lines} lines sent together, these may be"
+            f"{self._name} refused {count} of {lines} lines sent together; these may be"
             f" among them: {why or 'it gives no reason'}"
         )
 
-    def not_told_apart(self, requests: int) -> str:
-        """Lines count as refused since they were refused together with others."""
+    def refused_together(self, requests: int) -> str:
+        """Lines count as refused because they were refused together with others."""
         return (
             f"{self._name} refused the lines, or others that were sent with them:"
             f" {requests} requests did not show which"
@@ -57,17 +57,17 @@ class Messages:
         return f"{self._name} rejected the key ({status}); look at {self._destination.key_setting}"
 
     def log_wait(self, error: TryAgain, tries: int, seconds: float) -> None:
-        """A try has failed, and another follows."""
-        log.warning("%s: %s; try %d follows in %.1f s", self._name, error, tries + 1, seconds)
+        """Log that a try has failed, and when the next one is."""
+        log.warning("%s: %s; try %d in %.1f s", self._name, error, tries + 1, seconds)
 
     def log_remark(self, remark: str) -> None:
-        """The service took lines and said something beside that."""
+        """Log other text in an answer that accepted the lines."""
         log.warning(
-            "%s took the request with a remark; perhaps not all lines: %s", self._name, remark
+            "%s accepted the request, perhaps not all lines, and said: %s", self._name, remark
         )
 
     def log_reason(self, answer: Answer) -> None:
-        """The service refused lines; its reason is logged once, as it is mostly the same one."""
+        """Log why the service refused lines; once, since the reason is mostly the same."""
         if answer.text and not self._reason_logged:
             self._reason_logged = True
             reason = answer.text[:REASON_BYTES].decode(errors="replace")

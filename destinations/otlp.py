@@ -1,4 +1,4 @@
-"""Any OpenTelemetry backend as a destination: flows as log records, by OTLP over HTTP.
+"""Any OpenTelemetry backend as a destination: sends flows as log records, by OTLP over HTTP.
 
 OpenTelemetry specification, "OTLP/HTTP", "OTLP Exporter Configuration", "Logs Data Model"; semantic
 conventions. The mapping follows the decoder of VPC flow logs in the OpenTelemetry Collector
@@ -38,10 +38,10 @@ SERVICE_NAME = "vpc-flow-logs"
 SCOPE_NAME = "flowlog"
 PROTOCOL = "http/protobuf"
 OTHERS = "ibm.vpc.flow."
-"""What stands before the names of fields for which there is no convention."""
+"""Prefix of attributes for which there is no semantic convention."""
 
 RESOURCE_ATTRIBUTES = {"vpc_crn": "ibm.vpc.crn", "instance_crn": "cloud.resource_id"}
-"""Fields of an object, which become attributes of its resource."""
+"""Fields of an object that become attributes of its resource, by another name."""
 
 RECORD_ATTRIBUTES = {
     "initiator_ip": "source.address",
@@ -53,18 +53,17 @@ RECORD_ATTRIBUTES = {
     "direction": "network.io.direction",
     "key": "log.file.path",
 }
-"""Fields of a flow, and the object's key, which become attributes of its record."""
+"""Fields of a flow (and the object's key) that become attributes of its record."""
 
 WORDS: Mapping[str, Mapping[object, str]] = {
     "transport_protocol": {6: "tcp", 17: "udp"},
     "ether_type": {"IPv4": "ipv4", "IPv6": "ipv6"},
     "direction": {"I": "receive", "O": "transmit"},
 }
-"""The words of the conventions for values of the flow log; another number is its digits."""
+"""Values in the semantic conventions, by value in the flow log; other numbers stay digits."""
 
 NOT_SENT = {"_app"}
-"""`service.name` says what sends."""
-
+"""`service.name` has this information."""
 
 CRN_PARTS = {
     "cloud.account.id": ("vpc_crn", 6),
@@ -72,14 +71,14 @@ CRN_PARTS = {
     "cloud.availability_zone": ("instance_crn", 5),
     "host.id": ("instance_crn", 9),
 }
-"""Attributes of a resource that are a part of a CRN: of which field, and which part, from 0 on (IBM
-Cloud docs, "Cloud Resource Names")."""
+"""Attributes of a resource that are part of a CRN: its field, and the number of the part, from 0
+(IBM Cloud docs, "Cloud Resource Names")."""
 
 SHORTEST_SECRET = 8
 CREDENTIALS = r"auth|key|token|secret|password"
-"""In the names of headers whose values are more than the name of a tenant."""
+"""Names of headers that have a secret value match this; others may only name a tenant."""
 
-# The messages and their fields, by number (opentelemetry-proto, `logs.proto`, `resource.proto`).
+# Field numbers of the messages (opentelemetry-proto, `logs.proto`, `resource.proto`).
 _RESOURCE_LOGS = tag(1)  # of ExportLogsServiceRequest
 _RESOURCE, _SCOPE_LOGS = 1, tag(2)  # of ResourceLogs
 _IN_RESOURCE, _IN_RECORD = 1, 6  # attributes of Resource and LogRecord
@@ -105,10 +104,10 @@ class OTLP(Destination):
 
     @classmethod
     def read(cls, env: Variables) -> OTLP:
-        """By the variables of the specification; the form for logs wins."""
+        """The destination by the variables of the specification; those for logs have priority."""
         url = env.url("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
         if url:
-            # It is taken as it is, also with a slash at its end.
+            # This URL is used unchanged, including a trailing slash.
             url += "/" * env.text("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT").endswith("/")
         elif env.required("OTEL_EXPORTER_OTLP_ENDPOINT"):
             url = env.url("OTEL_EXPORTER_OTLP_ENDPOINT") + "/v1/logs"
@@ -137,7 +136,7 @@ class OTLP(Destination):
     separator = _RECORD
     takes_blocks = False
     run_bytes = 20 + len(_SCOPE)
-    # What a collector takes by default.
+    # The default limit of a collector.
     request_limit_bytes = line_limit_bytes = 4_000_000
     long_line = LongLine.DROPPED
 
@@ -154,7 +153,7 @@ class OTLP(Destination):
     def parts(
         self, content: bytes | bytearray, runs: Iterable[Run]
     ) -> Iterator[bytes | bytearray | memoryview]:
-        """The text of a request: a `ResourceLogs` each run, with one `ScopeLogs` in it."""
+        """The text of a request: one `ResourceLogs` with one `ScopeLogs` for each run."""
         records = memoryview(content)
         for head, start, end in runs:
             before = _SCOPE + self.separator
@@ -164,7 +163,7 @@ class OTLP(Destination):
             yield records[start:end]
 
     def renderer(self, source: Source, now: int) -> Callable[[Line], bytes]:
-        """Makes lines into records without their tag. `now` in UTC milliseconds."""
+        """A function that renders a line as a record without its tag. `now` in UTC milliseconds."""
         observed = _OBSERVED_TIME + _nanoseconds(now)
         shared = {name: v for name, v in source.fields.items() if name == "key"}
         end = attributes(shared, _record_attribute)
@@ -189,7 +188,7 @@ class OTLP(Destination):
     def post(
         self, session: requests.Session, body: bytes, timeout: tuple[float, float]
     ) -> requests.Response:
-        """Post one encoded body."""
+        """Post an encoded body."""
         encoding = {"Content-Encoding": "gzip"} if self.compressed else {}
         with time_limit(self.answer_seconds):
             return session.post(
@@ -199,12 +198,12 @@ class OTLP(Destination):
                 timeout=timeout,
                 stream=True,
                 verify=self.certificate,
-                # A redirect would carry the headers to a host nobody named.
+                # A redirect would send the headers to an unknown host.
                 allow_redirects=False,
             )
 
     def meaning(self, status: int, text: bytes, lines: int) -> answers.Meaning:
-        """What an answer to a request of so many lines means."""
+        """What an answer to a request with this many lines means."""
         return meaning(status, text)
 
 
@@ -212,7 +211,7 @@ class OTLP(Destination):
 
 
 def _nanoseconds(milliseconds: int) -> bytes:
-    """A time as `fixed64`; one before 1970 has none."""
+    """A time as `fixed64`; 0, which means unknown, if it is before 1970."""
     return fixed64(max(0, milliseconds * 1_000_000))
 
 
@@ -235,8 +234,8 @@ def _of_crns(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def meaning(status: int, content: bytes) -> answers.Meaning:
     """What an answer means (OTLP specification, "OTLP/HTTP Response").
 
-    200 can say how many records were not taken, but not which; none of them may be sent again. Of
-    the other statuses four may be tried again.
+    A 200 can say how many records were refused, but not which; none may be sent again. Four other
+    statuses may be retried.
     """
     if status in (408, 425) or (status >= 500 and status not in (502, 503, 504)):
         return answers.RequestRefused(status)
@@ -245,12 +244,12 @@ def meaning(status: int, content: bytes) -> answers.Meaning:
         return by_status
     try:
         partial = dict(fields(bytes(dict(fields(content)).get(1, b""))))
-        rejected, said = int(partial.get(1, 0)), bytes(partial.get(2, b""))
+        rejected, explanation = int(partial.get(1, 0)), bytes(partial.get(2, b""))
     except (ValueError, TypeError):
         return answers.Delivered(_words(content))
     if rejected:
-        return answers.SomeRefused(rejected, _words(said))
-    return answers.Delivered(_words(said))
+        return answers.SomeRefused(rejected, _words(explanation))
+    return answers.Delivered(_words(explanation))
 
 
 def _words(text: bytes) -> str:
@@ -267,7 +266,7 @@ def _first_set(env: Variables, *names: str) -> str:
 
 def _parse_protocol(text: str) -> str:
     if text != PROTOCOL:
-        raise ValueError(f"must be {PROTOCOL}: the job speaks neither gRPC nor JSON")
+        raise ValueError(f"must be {PROTOCOL}: the job supports neither gRPC nor JSON")
     return text
 
 
@@ -283,9 +282,9 @@ def _parse_headers(text: str) -> dict[str, str]:
     headers = _parse_pairs(text)
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError("has a name that no header can have")
+            raise ValueError("has an invalid header name")
         if not value.isprintable() or not value.isascii():
-            raise ValueError(f"has a value for {name} that no header can have")
+            raise ValueError(f"has an invalid value for the header {name}")
         if len(value) < SHORTEST_SECRET and re.search(CREDENTIALS, name, re.IGNORECASE):
             raise ValueError(f"has a value of under {SHORTEST_SECRET} characters for {name}")
     return headers

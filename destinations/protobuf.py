@@ -1,7 +1,7 @@
-"""Writes the few forms of the protobuf wire format that log records of OTLP need.
+"""Encodes the parts of the protobuf wire format that OTLP log records need.
 
 Protocol Buffers documentation, "Encoding". The official package takes three times the CPU for a
-record; the tests hold what is written here against it.
+record; tests compare the results with it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _INT64 = range(-(1 << 63), 1 << 63)
 
 
 def varint(number: int) -> bytes:
-    """An integer of int64, seven bits a byte, the lowest first; a negative one takes ten bytes.
+    """An integer as varint, seven bits in each byte, lowest first; a negative one takes ten bytes.
 
-    Raises OverflowError for one that is below.
+    Raises OverflowError for one below the range of int64.
     """
     if number < 0:
         number = int.from_bytes(number.to_bytes(8, "little", signed=True), "little")
@@ -36,7 +36,7 @@ def varint(number: int) -> bytes:
 
 
 def tag(field: int) -> bytes:
-    """What stands before the length of a text or a message that is this field of another."""
+    """The tag of a field that holds a text or a message; its length follows."""
     return varint(field << 3 | 2)
 
 
@@ -46,15 +46,15 @@ def message(field: int, *content: bytes) -> bytes:
 
 
 def text(characters: str) -> bytes:
-    """UTF-8; a lone surrogate, which has none, as its escape."""
+    """UTF-8; a lone surrogate, which has no UTF-8, as its escape."""
     return characters.encode("utf-8", "backslashreplace")
 
 
 def any_value(value: object) -> bytes:
-    """An `AnyValue` of what JSON can hold.
+    """An `AnyValue` for a JSON value.
 
-    An integer of over 64 bits is the text of its digits, a list or an object that of its JSON; null
-    is a value without content.
+    An integer of over 64 bits becomes a text of its digits, a list or an object a text of its JSON,
+    and null a value without content.
     """
     if value is None:
         return b""
@@ -78,9 +78,9 @@ def key_value(field: int, name: str, value: bytes) -> bytes:
 
 
 class Attribute:
-    """Writes attributes of one name, as this field of a message, again and again.
+    """Encodes attributes with one name, as this field of a message.
 
-    `words` takes the place of some values.
+    `words` replaces some values.
     """
 
     __slots__ = ("_field", "_name", "before_integer", "before_text", "booleans", "words")
@@ -91,7 +91,7 @@ class Attribute:
         self.words = words
         self.booleans = [self._whole(any_value(value)) for value in (False, True)]
         self.before_text = _Before(lambda size: self._whole(message(1, bytes(size))))
-        # Those of ten bytes are negative, or too large.
+        # Integers of ten bytes are negative or too large.
         self.before_integer = [
             self._whole(b"\x18" + bytes(size))[: -size or None] for size in range(10)
         ]
@@ -101,7 +101,7 @@ class Attribute:
         return self._whole(any_value(self.word(value)))
 
     def word(self, value: object) -> object:
-        """What takes the place of the value: a number without a word is its digits."""
+        """The replacement of the value; the digits of a number that has none."""
         if self.words and type(value) in (str, int):
             return self.words.get(value, str(value))
         return value
@@ -111,7 +111,7 @@ class Attribute:
 
 
 class _Before(dict[int, bytes]):
-    """What stands before a text of so many bytes; made once for each short one."""
+    """The bytes before a text, by its length; cached for short ones."""
 
     def __init__(self, whole: Callable[[int], bytes]) -> None:
         super().__init__()
@@ -125,10 +125,10 @@ class _Before(dict[int, bytes]):
 
 
 def attributes(fields: Mapping[str, object], attribute: Callable[[str], Attribute]) -> bytes:
-    """All fields as attributes; `attribute` finds each by its name.
+    """All fields as attributes; `attribute` returns the encoder for a name.
 
-    What `Attribute.written` does, in a third of the time: nearly all values are short texts and
-    integers, and what stands before one of these depends on nothing but its length.
+    Does the same as `Attribute.written` in a third of the time: nearly all values are short texts
+    and integers, and the bytes before these depend only on their length.
     """
     parts: list[bytes] = []
     add = parts.append
@@ -151,7 +151,7 @@ def attributes(fields: Mapping[str, object], attribute: Callable[[str], Attribut
             else:
                 add(found.written(value))
     except (UnicodeEncodeError, IndexError, OverflowError):
-        # A lone surrogate, an integer of ten bytes or more, one below int64.
+        # A lone surrogate, an integer of ten bytes or more, or one below int64.
         return b"".join(attribute(name).written(value) for name, value in fields.items())
     return b"".join(parts)
 
@@ -160,26 +160,26 @@ def attributes(fields: Mapping[str, object], attribute: Callable[[str], Attribut
 
 
 def fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message by number, integers and bytes. Raises ValueError."""
+    """Parse a message: numbers of fields, with integers or bytes. Raises ValueError."""
     rest = content
     while rest:
         key, rest = _read_varint(rest)
         number, kind = key >> 3, key & 7
         if not number or (kind not in _FIXED and kind not in (0, 2)):
-            raise ValueError("no message of protobuf")
+            raise ValueError("not a protobuf message")
         if kind == 0:
             value, rest = _read_varint(rest)
             yield number, value
             continue
         size, rest = (_FIXED[kind], rest) if kind in _FIXED else _read_varint(rest)
         if size > len(rest):
-            raise ValueError("a message of protobuf that was cut")
+            raise ValueError("a truncated protobuf message")
         yield number, rest[:size]
         rest = rest[size:]
 
 
 _FIXED = {1: 8, 5: 4}
-"""The sizes in bytes of values whose kind says it."""
+"""Sizes in bytes of the wire types with a fixed size."""
 
 
 def _read_varint(content: bytes) -> tuple[int, bytes]:
@@ -188,4 +188,4 @@ def _read_varint(content: bytes) -> tuple[int, bytes]:
         number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return number, content[index + 1 :]
-    raise ValueError("a message of protobuf that was cut")
+    raise ValueError("a truncated protobuf message")

@@ -1,4 +1,4 @@
-"""Catch-up mode: the worker's passes and closing, and what is left to the runs with an event.
+"""Catch-up mode: the worker's passes and cutoff, and what runs with an event push.
 
 docs/modes.md draws the states and argues why nothing is lost and what can be sent twice.
 """
@@ -32,24 +32,24 @@ class Job(worker.Job, Protocol):
     tally: Tally
 
     def stat(self, key: str) -> ObjectRef | None:
-        """The object as the store knows it; None where there is nothing to push."""
+        """The object's time and size; None if it was deleted or can't be looked up."""
 
 
 # --- the worker ----------------------------------------------------------------------------------
 
 
 class CatchUpWorker:
-    """The one run that pushes everything up to the cutoff."""
+    """The one run that pushes all objects up to the cutoff."""
 
     def __init__(self, job: Job, claim: Claim[CatchUp]) -> None:
         self._job = job
         self._claim = claim
         self._lag = Lag(job.tally)
         self._done = 0
-        """Objects of this pass that have settled."""
+        """Number of objects of this pass that have settled."""
 
     def run(self) -> None:
-        """Work until the catch-up is finished, or this run can't go on.
+        """Work until the catch-up is finished or this run can't continue.
 
         Raises StateError, StoreError.
         """
@@ -62,34 +62,34 @@ class CatchUpWorker:
             log.info("the catch-up is finished; from now on events push their objects")
 
     def _passes(self) -> None:
-        """Push what is not yet pushed until little new comes up.
+        """Push what is not yet pushed, until passes no longer find far fewer objects.
 
-        A bucket that is written to all the time has something new in every pass. What is left by
-        then is the last pass's work, so it is enough that the passes have stopped getting shorter.
+        In a bucket that is written to all the time, every pass finds something new. The last pass
+        pushes the rest, so these passes need not reach zero.
         """
         before = None
         while True:
-            # The clock is read before the listing, so what has settled by then is all in it.
+            # The clock is read before the listing, so the listing has all that was visible then.
             found = self._pass(functools.partial(_settled_by, self._store_clock()))
             if found == 0 or (before is not None and 2 * found > before):
                 return
             before = found
 
     def _close(self) -> None:
-        """Fix the cutoff, by the time that the store gives to this very write of STATE."""
+        """Set the cutoff: the time that the store gives to this write of STATE."""
         self._claim.save(status=Status.CLOSING)
-        self._claim.look()
+        self._claim.refresh()
 
     def _last_pass(self) -> None:
         """Push what is left up to the cutoff, once all of it is visible."""
         last = self._claim.state.cutoff
-        assert last is not None, "closing fixes the cutoff"
+        assert last is not None, "closing sets the cutoff"
         while not has_settled(last, now := self._store_clock()):
             self._job.pause(seconds_to_settle(last, now))
         self._pass(lambda ref: ref.last_modified <= last)
 
     def _pass(self, wanted: Callable[[ObjectRef], bool]) -> int:
-        """Push all wanted objects past the mark, oldest first; how many there were."""
+        """Push all wanted objects past the mark, oldest first; return how many there were."""
         refs = self._job.listed(
             lambda ref: wanted(ref) and self._claim.state.is_left(ref), self._claim.checkpoint
         )
@@ -98,18 +98,18 @@ class CatchUpWorker:
         try:
             self._job.push(refs, self._move_mark)
         finally:
-            self._lag.tell(refs[self._done : self._done + 1])
+            self._lag.record(refs[self._done : self._done + 1])
         return len(refs)
 
     def _store_clock(self) -> int:
-        date = self._claim.look().date
-        self._lag.looked(date)
+        date = self._claim.refresh().date
+        self._lag.clock_read(date)
         return date
 
     def _move_mark(self, settled: Sequence[Settled]) -> None:
         """Move the mark past these objects.
 
-        Raises PushEnded at one that another try might deliver: the next run begins with it.
+        Raises PushEnded at a failed one that a retry might deliver: the next run begins with it.
         """
         for entry in settled:
             if entry.error is not None and not entry.permanent:
@@ -134,10 +134,10 @@ def _settled_by(now: int, ref: ObjectRef) -> bool:
 # --- runs with an event --------------------------------------------------------------------------
 
 
-def push_unless_the_workers(
+def push_unless_left_to_worker(
     job: Job, key: str, state: CatchUp, snapshot: Snapshot | None
 ) -> CatchUp:
-    """Push the event's object unless it is the worker's; what STATE says afterwards."""
+    """Push the event's object unless the worker does; return what STATE says afterwards."""
     cutoff = state.cutoff_at(snapshot) if snapshot else state.cutoff
     if (state.mark, cutoff) == (None, None) or (ref := job.stat(key)) is None:
         return state
@@ -145,7 +145,7 @@ def push_unless_the_workers(
         case Duty.PUSH:
             job.push([ref])
             if job.tally.objects and ref.key in state.failed:
-                return strike_out(job, ref.key) or state
+                return remove_failure(job, ref.key) or state
         case Duty.WORKER:
             log.info("the worker will push this object: %s", key)
         case Duty.PASSED:
@@ -158,26 +158,26 @@ def push_unless_the_workers(
     return state
 
 
-def strike_out(job: Job, key: str) -> CatchUp | None:
-    """Take an object that was pushed out of the failures in STATE; what STATE says then."""
+def remove_failure(job: Job, key: str) -> CatchUp | None:
+    """Remove an object that was pushed from the failures in STATE; return what STATE says then."""
     for _ in range(_STATE_TRIES):
         if (snapshot := job.state.read()) is None:
             return None
         state = read_catch_up(snapshot, job.state.key)
         if key not in state.failed:
             return state
-        without = state.struck_out(key, snapshot)
+        without = state.next_without_failure(key, snapshot)
         try:
             job.state.write(without.content(), snapshot.etag)
         except StateChanged:
             continue
-        log.info("pushed, and struck out of the failures of the catch-up: %s", key)
+        log.info("pushed, and removed from the failures of the catch-up: %s", key)
         return without
     raise StateError(f"the STATE object {job.state.key!r} keeps changing; nothing is lost")
 
 
 def warn_of_failures(state: CatchUp) -> None:
-    """Say what the catch-up could not deliver."""
+    """Log what the catch-up could not deliver."""
     if state.failed_total:
         log.warning(
             "the catch-up could not deliver %d objects; STATE names up to %d of them: %s",

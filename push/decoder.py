@@ -1,8 +1,9 @@
 """Decodes flow-log objects, in bounded memory whatever is in them; contract, sections 4 and 6.
 
-A small document is parsed in one go. A larger one is walked twice, value by value: once to know its
-top-level fields, which may also stand behind the list, and that all of it is readable, before any
-line of it goes out; and once to hand out its entries.
+A small document is parsed in one go. Of a flat one (`push/flat.py`) the entries are parsed
+only when lines are made of them. A larger one is walked twice: once to know its top-level
+fields, which may also stand behind the list, and that all of it is readable, before any line of it
+goes out; and once to hand out its entries.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,8 @@ from typing import Any, Protocol
 
 import orjson
 from isal import igzip_lib, isal_zlib
+
+from push import flat
 
 UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 """Larger objects are refused: a real row takes about 550 bytes, so 100,000 rows have room."""
@@ -144,6 +147,25 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def _whole(text: bytes) -> FlowLog:
+    return _flat(text) or FlowLog(*_parsed(text))
+
+
+def _flat(text: bytes) -> FlowLog | None:
+    """The document by its form alone, where that is flat: its entries are parsed later."""
+    found = flat.split(text)
+    document = _plain(found[0]) if found else None
+    if not found or document is None or found[2] > ENTRIES_LIMIT:
+        return None
+    del document["flow_logs"]
+
+    def parse() -> Sequence[Mapping[str, Any]]:
+        with _explained():
+            return _parsed(text)[1]
+
+    return FlowLog(_without_count(document), flat.Flat(text, *found[1:], parse))
+
+
+def _parsed(text: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     document = _plain(text)
     if document is None:
         document = _JSON.decode(text.decode("utf-8-sig"))
@@ -158,7 +180,7 @@ def _whole(text: bytes) -> FlowLog:
         raise _no_entry()
     if len(entries) > ENTRIES_LIMIT:
         raise _too_many()
-    return FlowLog(_without_count(document), entries)
+    return _without_count(document), entries
 
 
 def _plain(text: bytes) -> dict[str, Any] | None:
@@ -177,8 +199,12 @@ def _plain(text: bytes) -> dict[str, Any] | None:
     entries = document.get("flow_logs")
     if not isinstance(entries, list) or not {dict}.issuperset(map(type, entries)):
         return None
-    values = chain.from_iterable(one.values() for one in (fields, *entries))
-    return document if _PLAIN.issuperset(map(type, values)) else None
+    return document if are_plain((fields, *entries)) else None
+
+
+def are_plain(objects: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether all values are texts, integers or constants, which both parsers read alike."""
+    return _PLAIN.issuperset(map(type, chain.from_iterable(one.values() for one in objects)))
 
 
 _PLAIN = frozenset((str, int, bool, type(None)))

@@ -1,4 +1,4 @@
-"""Parses a JMESPath expression, checks it, and makes it into a function of a flow."""
+"""Parses a JMESPath expression, checks it, and compiles it to a function of a flow."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from push.networks import Network, membership
 from push.selection import nearest
 
 SHOWN_CHARACTERS = 20
-"""So much of an expression is shown from a fault on."""
+"""A message shows this much of the expression, from the fault on."""
 
 Node = Mapping[str, Any]
 Evaluate = Callable[[Any], Any]
 
 
-class Unfit(Exception):
-    """An expression does not fit a flow; the text says why."""
+class NotApplicable(Exception):
+    """An expression can't be applied to a flow; the text says why."""
 
 
-FAILURES = (Unfit, TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
-"""What an expression raises that does not fit a flow; JMESPath's own errors are ValueErrors."""
+FAILURES = (NotApplicable, TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
+"""What an expression can raise for a flow; JMESPath's own errors are ValueErrors."""
 
 
 # --- the expression as a tree --------------------------------------------------------------------
 
 
 def parsed(expression: str) -> Node:
-    """The tree of an expression, all of whose functions and networks are known to be such.
+    """The syntax tree of an expression, with its functions and networks checked.
 
-    Raises ValueError, whose text says what is wrong with the expression, and where.
+    Raises ValueError, which says what is wrong with the expression, and where.
     """
     try:
         tree: Node = Parser().parse(expression).parsed
     except IncompleteExpressionError:
-        raise ValueError("is no JMESPath expression: its end is missing") from None
+        raise ValueError("is not a valid JMESPath expression: its end is missing") from None
     except JMESPathError as error:
-        # A lexer's error has its reason in one attribute, a parser's in another.
+        # The lexer's errors have their text in one attribute, the parser's in another.
         what = getattr(error, "message", "") or getattr(error, "msg", str(error))
         where = _where(expression, getattr(error, "lex_position", 0))
-        raise ValueError(f"is no JMESPath expression: {where}: {what}") from None
+        raise ValueError(f"is not a valid JMESPath expression: {where}: {what}") from None
     for node in nodes(tree):
         if node["type"] == "function_expression" and node["value"] != "cidr":
             _check_function(node["value"], len(node["children"]), expression)
@@ -61,7 +61,7 @@ def _where(expression: str, position: int) -> str:
 
 
 def _where_called(expression: str, name: str) -> str:
-    """Where the expression calls this function; the tree does not tell."""
+    """Where the expression calls this function, which the tree does not tell."""
     tokens = list(Lexer().tokenize(expression))
     for token, following in itertools.pairwise(tokens):
         if token["value"] == name and following["type"] == "lparen":
@@ -102,9 +102,9 @@ _PROJECTIONS = frozenset(("projection", "value_projection", "filter_projection",
 
 
 def names_in(node: Node, *, of_flow: bool) -> Iterator[str]:
-    """The names of a flow's fields in an expression; `of_flow`: it is applied to the flow itself.
+    """The flow's fields that an expression uses; `of_flow`: it is applied to the flow itself.
 
-    A field may also be one of another field's value (`a.b`) or of an element (`a[?b]`).
+    Not the fields of another field's value (`a.b`) or of an element (`a[?b]`).
     """
     kind, children = node["type"], _children(node)
     if kind == "field" and of_flow:
@@ -117,14 +117,14 @@ def names_in(node: Node, *, of_flow: bool) -> Iterator[str]:
 
 
 def _is_flow(node: Node) -> bool:
-    """Whether this part of an expression stands for all of what it is applied to."""
+    """Whether this part of an expression is the whole value that it is applied to."""
     return node["type"] in ("current", "identity")
 
 
 def _with_networks(node: Node, expression: str) -> Node:
-    """The tree with each call of `cidr` as a node of its own, its networks made ready.
+    """The tree with each call of `cidr` as a node of its own kind, its networks parsed.
 
-    Raises ValueError for a network that is none.
+    Raises ValueError for an invalid network.
     """
     children = [
         _with_networks(child, expression) if isinstance(child, dict) else child
@@ -146,24 +146,24 @@ def _network(node: Node, where: str) -> Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"gives `cidr` a network that is none: {error}") from None
+        raise ValueError(f"gives `cidr` an invalid network: {error}") from None
 
 
 # --- the expression as a function ----------------------------------------------------------------
 
 
 class _Interpreter(TreeInterpreter):  # type: ignore[misc] # jmespath has no types
-    """Evaluates what `compiled` leaves to it; raises Unfit where JMESPath would make do with null.
+    """Evaluates what `compiled` does not; raises NotApplicable where JMESPath would return null.
 
-    Null counts as false, and so a flow that the expression does not fit would not be sent.
+    Null counts as false, so a flow to which the expression can't be applied would not be sent.
     """
 
     def visit_field(self, node: Node, value: Any) -> Any:
         name = node["value"]
         if not isinstance(value, Mapping):
-            raise Unfit(f"there is no {name!r} in a value that is not an object")
+            raise NotApplicable(f"there is no {name!r} in a value that is not an object")
         if name not in value:
-            raise Unfit(f"there is no {name!r} in a value")
+            raise NotApplicable(f"there is no {name!r} in a value")
         return value[name]
 
     def visit_comparator(self, node: Node, value: Any) -> Any:
@@ -190,7 +190,7 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc] # jmespath has no typ
 
     def visit_index(self, node: Node, value: Any) -> Any:
         if not isinstance(value, list) or not -len(value) <= node["value"] < len(value):
-            raise Unfit(f"there is no element {node['value']} in a value")
+            raise NotApplicable(f"there is no element {node['value']} in a value")
         return value[node["value"]]
 
 
@@ -198,19 +198,19 @@ _INTERPRETER = _Interpreter()
 
 
 def _list(result: Any) -> Any:
-    """What JMESPath makes of a list; it makes null of anything else."""
+    """The result of an operation on a list; JMESPath returns null for any other value."""
     if result is None:
-        raise Unfit("a value is not a list")
+        raise NotApplicable("a value is not a list")
     return result
 
 
 def is_true(value: Any) -> bool:
-    """True in JMESPath's sense: 0 is."""
+    """Whether JMESPath takes the value as true, which it does for 0."""
     return value is True or (value is not False and bool(_INTERPRETER._is_true(value)))
 
 
 def _comparison(operator: str) -> Callable[[Any, Any], bool]:
-    """A comparison; one by order raises Unfit unless both are numbers or both are texts."""
+    """A comparison; `<` and the like raise NotApplicable unless both are numbers or both texts."""
     compare: Callable[[Any, Any], bool] = TreeInterpreter.COMPARATOR_FUNC[operator]
     if operator in ("eq", "ne"):
         return compare
@@ -220,17 +220,17 @@ def _comparison(operator: str) -> Callable[[Any, Any], bool]:
         kinds = {bool: bool, int: float, float: float, str: str}
         kind = kinds.get(type(left))
         if kind not in (float, str) or kind is not kinds.get(type(right)):
-            raise Unfit(f"{left!r} and {right!r} have no order")
+            raise NotApplicable(f"{left!r} and {right!r} have no order")
         return compare(left, right)
 
     return ordered
 
 
 def compiled(node: Node) -> Evaluate:
-    """The expression as a function of a flow that has all the fields that it names.
+    """The expression as a function of a flow that has all the fields that it uses.
 
-    The kinds of nodes that filters are mostly made of become plain Python functions, which takes a
-    fraction of the interpreter's time; all others are left to that.
+    The most frequent kinds of nodes become plain Python functions, which take a fraction of the
+    interpreter's time; the interpreter evaluates all others.
     """
     kind = node["type"]
     if kind == "field":
@@ -272,8 +272,8 @@ def _build_not(node: Node, parts: list[Evaluate]) -> Evaluate:
 
 
 def _build_cidr(node: Node, parts: list[Evaluate]) -> Evaluate:
-    (address,), lies_in = parts, node["value"]
-    return lambda flow: lies_in(address(flow))
+    (address,), contains = parts, node["value"]
+    return lambda flow: contains(address(flow))
 
 
 def _build_function(node: Node, parts: list[Evaluate]) -> Evaluate:
@@ -295,7 +295,7 @@ def _build_comparator(node: Node, parts: list[Evaluate]) -> Evaluate:
     (left, right), compare = parts, _comparison(node["value"])
     last = node["children"][1]
     value = last.get("value")
-    if last["type"] == "literal" and _compares_plainly(value):
+    if last["type"] == "literal" and _compares_as_in_python(value):
         if node["value"] == "eq":
             return lambda flow: left(flow) == value
         if node["value"] == "ne":
@@ -303,8 +303,8 @@ def _build_comparator(node: Node, parts: list[Evaluate]) -> Evaluate:
     return lambda flow: compare(left(flow), right(flow))
 
 
-def _compares_plainly(value: Any) -> bool:
-    """Whether JMESPath compares with this as Python does, where 1 is True and 0 is False."""
+def _compares_as_in_python(value: Any) -> bool:
+    """Whether JMESPath compares this value as Python does; in Python, 1 is True and 0 is False."""
     return isinstance(value, str) or (isinstance(value, int) and value not in (0, 1))
 
 

@@ -1,6 +1,6 @@
 """Which flows are sent: a JMESPath expression (jmespath.org), checked and compiled once.
 
-Nobody imports this file where no filter is set, since it brings jmespath along.
+Imported only if a filter is set, since it imports jmespath.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ log = logging.getLogger("flowlog.filter")
 
 
 class Filter:
-    """A compiled expression; one for a whole run, since each warning is given once."""
+    """A compiled expression; one for the whole run, so that each warning is logged once."""
 
     def __init__(self, expression: str) -> None:
-        """Raises ValueError, whose text says what is wrong with the expression, and where."""
+        """Raises ValueError, which says what is wrong with the expression, and where."""
         try:
             tree = parsed(expression)
             self._evaluate = compiled(tree)
             self._names = frozenset(names_in(tree, of_flow=True))
         except RecursionError:
             raise ValueError("is nested too deeply") from None
-        # Where a part of the expression is about the flow as a whole, it needs all fields.
+        # If part of the expression refers to the flow as a whole (`@`), it needs all fields.
         self._needs_all = any(node["type"] in ("current", "identity") for node in nodes(tree))
         self._tree = tree
         self._warned: set[str] = set()
         self._failed = False
 
     def warnings(self) -> Iterator[str]:
-        """What is to be said of the expression before any flow is seen."""
+        """Warnings about the expression that need no flow."""
         for name in sorted(self._names - DOCUMENTED - ADDED):
             yield (
-                f"FLOWLOG_WHERE names {name!r}, which is no documented field of a flow log; the"
-                f" nearest name is {nearest(name, DOCUMENTED)!r} (a text stands in single quotes)"
+                f"FLOWLOG_WHERE names {name!r}, which is not a documented field of a flow log; the"
+                f" nearest name is {nearest(name, DOCUMENTED)!r} (a text needs single quotes)"
             )
         for node in nodes(self._tree):
             if node["type"] == "comparator" and (why := _never_equal(*node["children"])):
                 yield f"FLOWLOG_WHERE compares {why}: they are never equal"
 
     def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
-        """Tests the entries of an object, whose lines have these fields around the entry's own.
+        """Tests the entries of an object, whose lines also have these other fields.
 
-        An entry is wanted where the expression is true, and where it can't be applied.
+        An entry is wanted if the expression is true, or if it can't be applied.
         """
         names, evaluate = self._names, self._evaluate
-        # Mostly everything that is named is in the entry itself, and nothing has to be merged.
+        # Most expressions use only fields of the entry itself, so nothing has to be merged.
         in_entry = not self._needs_all and names.isdisjoint(ADDED)
 
         def wanted(entry: Mapping[str, Any], row: int) -> bool:
@@ -86,7 +86,7 @@ class Filter:
 
 
 def _never_equal(left: Node, right: Node) -> str:
-    """Why these two sides of a comparison can't be equal, as far as documented types tell."""
+    """Why these two sides of a comparison can't be equal, by the documented types; else empty."""
     for field, literal in ((left, right), (right, left)):
         if field["type"] == "field" and literal["type"] == "literal":
             name, value = field["value"], literal["value"]

@@ -1,4 +1,4 @@
-"""How far a worker lags behind the bucket, so that an alert needs one comparison."""
+"""How far a worker lags behind the bucket, as one number for an alert."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from push.ledger import Tally
 
 
 class Lag:
-    """Puts into the tally how old the oldest object is that has settled and is not pushed."""
+    """Records in the tally the age of the oldest object that is visible and not pushed."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._date, self._looked = 0, 0.0
+        self._date, self._read_at = 0, 0.0
 
-    def looked(self, date: int) -> None:
-        """The store's clock has just shown this time."""
-        self._date, self._looked = date, time.monotonic()
+    def clock_read(self, date: int) -> None:
+        """Note the time that the store's clock shows now."""
+        self._date, self._read_at = date, time.monotonic()
 
-    def tell(self, not_pushed: Iterable[ObjectRef]) -> None:
-        """These are not pushed, or, without any, nothing that has settled is left."""
+    def record(self, not_pushed: Iterable[ObjectRef]) -> None:
+        """Record the lag, given the objects that are not pushed; without any, it is 0."""
         oldest = min((ref.last_modified for ref in not_pushed), default=None)
-        now = self._date + round(time.monotonic() - self._looked)
+        now = self._date + round(time.monotonic() - self._read_at)
         self._tally.lag_seconds = 0 if oldest is None else max(0, now - oldest)

@@ -1,4 +1,4 @@
-"""Which objects are done, object by object, and what a run has come to in all."""
+"""Tracks which objects are done, and counts the results of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Settled:
 
     ref: ObjectRef
     rows: int = 0
-    """All flows of the object that were read, also those that a filter left out."""
+    """Flows of the object that were read, including those that a filter left out."""
     error: str | None = None
     skipped: bool = False
     permanent: bool = True
-    """Whether another run would fail again: a fault of the object, not of a service or a right."""
+    """Whether another run would fail too: the object is at fault, not a service or permission."""
     filtered: int = 0
     unread: bool = False
-    """Whether the store did not hand it out."""
+    """Whether the object could not be read."""
 
 
 @dataclass(slots=True)
@@ -45,9 +45,9 @@ class _OpenObject:
 
 
 class Ledger:
-    """Knows which objects are done: those of which every line was accepted.
+    """Tracks which objects are done: those of which every line was accepted.
 
-    Objects are opened in the order in which they are to settle; each is known by its number.
+    Objects are opened in the order in which they are to settle; each is identified by a number.
     """
 
     def __init__(self) -> None:
@@ -58,28 +58,28 @@ class Ledger:
         return len(self._objects)
 
     def open(self, ref: ObjectRef) -> int:
-        """Take in an object; returns its number."""
+        """Add an object; return its number."""
         number, self._next = self._next, self._next + 1
         self._objects[number] = _OpenObject(ref)
         return number
 
     def add_lines(self, number: int, count: int, filtered: int = 0) -> None:
-        """The object has so many more lines, which were handed over for delivery.
+        """Add `count` lines, which were handed over for delivery, to the object's.
 
-        And so many more flows that a filter has left out.
+        And `filtered` flows that a filter has left out.
         """
         self._objects[number].lines += count
         self._objects[number].filtered += filtered
 
     def close(self, number: int, *, skipped: bool = False) -> None:
-        """No more lines of this object follow; `skipped` where it holds nothing to push."""
+        """No more lines of this object follow; `skipped`: it has nothing to push."""
         self._objects[number].all_added = True
         self._objects[number].skipped = skipped
 
     def fail(
         self, number: int, error: str, *, permanent: bool = True, unread: bool = False
     ) -> None:
-        """The object can't become done any more; the first reason given is kept."""
+        """Mark the object as failed; if it already is, the first reason is kept."""
         entry = self._objects.get(number)
         if entry and entry.error is None:
             entry.error, entry.permanent, entry.unread = error, permanent, unread
@@ -94,8 +94,8 @@ class Ledger:
             self.fail(number, failure.reason, permanent=failure.permanent)
 
     def settled(self) -> Iterator[Settled]:
-        """Take out the settled objects, as far as no older one is open before them."""
-        # By number: a search for a dictionary's first entry steps over all that were deleted.
+        """Remove and return the settled objects that have no open object before them."""
+        # By number: finding a dictionary's first entry would scan all deleted ones.
         while (entry := self._objects.get(self._oldest)) and entry.settled:
             del self._objects[self._oldest]
             self._oldest += 1
@@ -110,7 +110,7 @@ class Ledger:
             )
 
     def give_up(self, error: str) -> Iterator[Settled]:
-        """Take out all that are still open: they are settled as failed with this error."""
+        """Remove all open objects, settled as failed with this error."""
         for number in list(self._objects):
             self.fail(number, error, permanent=False)
             self.close(number)
@@ -118,9 +118,9 @@ class Ledger:
 
 
 class Failures:
-    """Keys and why each of them failed, in the order in which they came, in little memory.
+    """Keys and why each of them failed, in the order of their failure, in little memory.
 
-    Reasons are mostly the same few; when they are not, later ones are cut to their kind.
+    Most failures share a few reasons; after too many different ones, new reasons are shortened.
     """
 
     _DIFFERENT_REASONS = 10_000
@@ -131,7 +131,7 @@ class Failures:
         self._numbers: dict[str, int] = {}
 
     def append(self, key: str, reason: str) -> None:
-        """One more failure."""
+        """Add a failure."""
         if len(self._numbers) >= self._DIFFERENT_REASONS:
             reason = reason.partition(":")[0]
         self._keys.append(key)
@@ -147,7 +147,7 @@ class Failures:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run has come to so far; contract, section 6."""
+    """The results of a run so far; contract, section 6."""
 
     objects: int = 0
     rows: int = 0
@@ -156,17 +156,17 @@ class Tally:
     filtered: int = 0
     """Rows that FLOWLOG_WHERE left out."""
     incomplete: int = 0
-    """Objects whose collector has lost flows."""
+    """Objects whose collector lost flows."""
     failed: Failures = field(default_factory=Failures)
     """Key and reason of each object that was begun and not delivered."""
     not_begun: Sequence[ObjectRef] = ()
     not_begun_reason: str = ""
     lag_seconds: int | None = None
-    """Age of the oldest object that has settled in the bucket and is not pushed; None: unknown."""
+    """Age of the oldest object that is visible in the bucket and not pushed; None: unknown."""
 
     @property
     def failed_total(self) -> int:
-        """Objects that were to be delivered and were not."""
+        """Objects that should have been delivered and were not."""
         return len(self.failed) + len(self.not_begun)
 
     def record(self, settled: Settled) -> None:

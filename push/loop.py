@@ -1,4 +1,4 @@
-"""The push loop: objects in their order become lines, batches, receipts and settled objects."""
+"""The push loop: reads objects in order, delivers their lines, and settles them by receipts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from bucket.errors import ObjectError, ObjectGone, StoreError
+from bucket.errors import ObjectError, ObjectNotFound, StoreError
 from bucket.listing import ObjectRef
 from bucket.state import StateError, StateLost
 from bucket.store import Body
@@ -26,17 +26,17 @@ log = logging.getLogger("flowlog.push")
 T = TypeVar("T")
 
 OPEN_OBJECTS = 20_000
-"""Objects whose lines were handed over but which are not settled, since one before them isn't. With
-more of them reading waits, so that a single request without an answer costs time and not memory."""
+"""At most this many objects wait for an older one to settle, their own lines handed over. Then
+reading pauses, so that one request without an answer costs time and not memory."""
 
 
 class PushEnded(Exception):
-    """A push can't go on; the text says why. What it did not deliver is in the tally."""
+    """A push can't continue; the text says why. What it did not deliver is in the tally."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a push is; `total` in objects."""
+    """Progress of a push, in objects."""
 
     settled: int
     total: int
@@ -52,7 +52,7 @@ class Progress:
 
 
 OnSettled = Callable[[Sequence[Settled]], None]
-"""Hears of settled objects, in the order of the push; may raise PushEnded to end it."""
+"""Called with settled objects, in the order of the push; may raise PushEnded to end it."""
 
 OnProgress = Callable[[Progress], None]
 
@@ -66,22 +66,22 @@ class Lines(Protocol):
 
     @property
     def filtered(self) -> int:
-        """How many flows were left out so far."""
+        """How many flows the filter has left out so far."""
 
     def block(self) -> Block | None:
-        """All lines at once, where the object's text allows that."""
+        """All lines at once, if the object's text allows that."""
 
     def __iter__(self) -> Iterator[Line]:
-        """Makes the lines."""
+        """Render the lines, one by one."""
 
 
 LinesOf = Callable[[bytes, str], Lines]
-"""Makes an object, as stored, and its key into lines. Raises Unreadable."""
+"""The lines of an object, given its content as stored and its key. Raises Unreadable."""
 
 
-def say_gone(key: str) -> None:
+def log_deleted(key: str) -> None:
     """Log that an object was deleted before it was read."""
-    log.warning("gone before it was read, nothing to push: %s", key)
+    log.warning("deleted before it was read, nothing to push: %s", key)
 
 
 class Pusher:
@@ -102,36 +102,36 @@ class Pusher:
         self._on_progress = on_progress
 
     def push(self, refs: Sequence[ObjectRef], on_settled: OnSettled) -> None:
-        """Push the objects; `on_settled` hears of each of them once it has settled.
+        """Push the objects; `on_settled` is called with each of them once it has settled.
 
-        Raises PushEnded where not all of them were begun or no more lines can be delivered: the
-        run is stopped, the store or the log service can't be used, or `on_settled` says so.
+        Raises PushEnded if not all of them were begun or no more lines can be delivered: the run
+        is stopped, the store or the log service can't be used, or `on_settled` raised it.
         """
         if refs:
             log.info("pushing %d object%s", len(refs), "" if len(refs) == 1 else "s")
         push = _Push(refs, on_settled, self._on_progress, self._tally)
         try:
-            early = _why_ended(self._begin_all, push)
-            late = _why_ended(push.settle_and_tell, self._delivery.flush())
+            reading_ended = _why_ended(self._begin_all, push)
+            flush_ended = _why_ended(push.settle_and_report, self._delivery.flush())
         except StateLost:
-            # Requests in flight still count; pending lines are no longer this run's to send.
+            # Record requests in flight, but send no more: this run no longer owns STATE.
             push.settle(self._delivery.flush(send=False))
             raise
         except Exception as error:
-            # Nobody foresaw it, and it belongs to no object.
-            self._end_named(push, describe(error))
+            # An unexpected error that concerns no single object.
+            self._end_after_error(push, describe(error))
             raise
-        reason = early or late or (self._delivery.ended_by and str(self._delivery.ended_by))
-        if reason:
-            push.name_rest(reason)
+        delivery_ended = self._delivery.ended_by and str(self._delivery.ended_by)
+        if reason := reading_ended or flush_ended or delivery_ended:
+            push.record_undelivered(reason)
             raise PushEnded(reason)
 
-    def _end_named(self, push: _Push, reason: str) -> None:
-        """End a push that can't go on; what was not delivered is named, whatever happens."""
+    def _end_after_error(self, push: _Push, reason: str) -> None:
+        """Settle what can be settled; the rest is recorded as not delivered in any case."""
         try:
             push.settle(self._delivery.flush())
         finally:
-            push.name_rest(reason)
+            push.record_undelivered(reason)
 
     def _begin_all(self, push: _Push) -> None:
         def while_waiting() -> None:
@@ -141,21 +141,21 @@ class Pusher:
             self._begin(push, ref, body)
             self._settle_answered(push)
             while len(push.ledger) > OPEN_OBJECTS:
-                # Where a filter leaves few lines, the oldest object's may wait for a full batch.
+                # With few lines left by a filter, the oldest ones may wait for a full batch.
                 self._delivery.send()
-                push.settle_and_tell(self._delivery.receipts(wait=True))
+                push.settle_and_report(self._delivery.receipts(wait=True))
             if self._delivery.ended_by:
                 raise PushEnded(str(self._delivery.ended_by))
 
     def _settle_answered(self, push: _Push) -> None:
-        """Settle what has been answered by now, and let no line wait for others for long."""
+        """Settle what was answered so far; send lines that have waited long for a full batch."""
         self._delivery.send_old()
-        push.settle_and_tell(self._delivery.receipts())
+        push.settle_and_report(self._delivery.receipts())
 
     def _begin(self, push: _Push, ref: ObjectRef, body: Body | Exception) -> None:
         """Hand over all lines of one object for delivery.
 
-        Here, and nowhere else, an error becomes the failure of the object that it met.
+        This is the only place where an error becomes the failure of a single object.
         """
         push.begun += 1
         number, nothing = push.ledger.open(ref), False
@@ -163,21 +163,21 @@ class Pusher:
             if isinstance(body, Exception):
                 raise body
             if not body.content:
-                log.info("no bytes, nothing to push: %s", ref.key)
+                log.info("empty object, nothing to push: %s", ref.key)
                 nothing = True
             else:
                 self._add_lines(push.ledger, number, ref.key, body.content)
         except _ENDS_THE_PUSH:
             raise
-        except ObjectGone:
-            say_gone(ref.key)
+        except ObjectNotFound:
+            log_deleted(ref.key)
             nothing = True
         except (ObjectError, Unreadable) as error:
             permanent = isinstance(error, Unreadable) or error.permanent
             unread = isinstance(error, ObjectError)
             push.ledger.fail(number, str(error), permanent=permanent, unread=unread)
         except Exception as error:
-            # Of a read it can be the store's fault; the same content would meet it again.
+            # While reading, it may be the store's fault; while decoding, it would happen again.
             unread = body is error
             push.ledger.fail(number, describe(error), permanent=not unread, unread=unread)
         push.ledger.close(number, skipped=nothing)
@@ -186,14 +186,16 @@ class Pusher:
         lines = self._lines_of(content, key)
         source = lines.source
         if source.incomplete:
-            log.warning("its collector has lost flows of this interval: %s", key)
+            log.warning("the collector lost flows of this interval: %s", key)
             self._tally.incomplete += 1
         added = self._add(number, lines, source)
         ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)
         if added.cut:
-            log.warning("the service cuts %d lines, which are too long for it: %s", added.cut, key)
+            log.warning(
+                "the service will truncate %d lines, which are too long for it: %s", added.cut, key
+            )
 
     def _add(self, number: int, lines: Lines, source: Source) -> Added:
         block = lines.block() if self._delivery.takes_blocks else None
@@ -202,7 +204,7 @@ class Pusher:
 
 
 class _Push:
-    """One push: what it has begun, and what has settled."""
+    """One push: which objects it has begun, and which have settled."""
 
     def __init__(
         self,
@@ -220,15 +222,15 @@ class _Push:
         self._on_progress = on_progress
         self._tally = tally
 
-    def name_rest(self, reason: str) -> None:
-        """Take what was not delivered into the tally: open objects, and those not begun."""
+    def record_undelivered(self, reason: str) -> None:
+        """Count what was not delivered as failed: open objects, and those not begun."""
         for entry in self.ledger.give_up(reason):
             self._tally.record(entry)
         if rest := self.refs[self.begun :]:
             self._tally.not_begun, self._tally.not_begun_reason = rest, reason
 
     def settle(self, receipts: Iterable[Receipt]) -> list[Settled]:
-        """Record these receipts; the objects that have settled by them."""
+        """Record these receipts; return the objects that they have settled."""
         for receipt in receipts:
             self._tally.lines_delivered += receipt.accepted.total()
             self.ledger.record(receipt)
@@ -238,15 +240,15 @@ class _Push:
         self._settled += len(settled)
         return settled
 
-    def settle_and_tell(self, receipts: Iterable[Receipt]) -> None:
-        """The same, and tell who listens. Raises PushEnded."""
+    def settle_and_report(self, receipts: Iterable[Receipt]) -> None:
+        """The same, then call `on_progress` and `on_settled`. Raises PushEnded."""
         settled = self.settle(receipts)
         seconds = time.monotonic() - self._started
         self._on_progress(Progress(self._settled, len(self.refs), seconds))
         try:
             self._on_settled(settled)
         except PushEnded:
-            # Who has ended the push wants to hear of nothing behind the object that made it end.
+            # It must not be called with objects after the one at which it ended the push.
             self._on_settled = lambda _: None
             raise
 
@@ -255,7 +257,7 @@ _ENDS_THE_PUSH = (PushEnded, StoreError, StateError, Stopped)
 
 
 def _why_ended(step: Callable[[T], None], argument: T) -> str | None:
-    """Do a step of a push; why it ended early, or None."""
+    """Do one step of a push; return why it ended early, or None."""
     try:
         step(argument)
     except StateLost:

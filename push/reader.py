@@ -1,6 +1,6 @@
 """Reads objects ahead, with several requests in flight, and hands them out in order.
 
-All waiting for the store goes through here, so that a run that is told to stop stops waiting.
+All waits for the store are here, so that a run that is told to stop ends them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from connections.stop import Stop, Stopped
 T = TypeVar("T")
 
 READ_AHEAD_BYTES = 16 * 1024 * 1024
-"""Bound of what is read ahead, compressed; the next object in turn is always permitted."""
+"""Limit of what is read ahead, compressed; the next object in order is always read."""
 
 CALLS = 4
-"""So many other exchanges with the store at the same time: one, and some that nobody waits for."""
+"""Other exchanges with the store at the same time: the one in use, and others abandoned early."""
 
 
 class Reader:
@@ -34,10 +34,10 @@ class Reader:
     def __init__(self, store: Store, stop: Stop) -> None:
         self.store = store
         self.on_wait: Callable[[], None] = lambda: None
-        """Called again and again while this waits."""
+        """Called repeatedly while this waits."""
         self._stop = stop
         self._pool = ThreadPoolExecutor(store.concurrency, thread_name_prefix="reader")
-        # Of their own, since the others may all be waiting to try an object again.
+        # A pool of its own, since all threads of the other may wait to retry an object.
         self._calls = ThreadPoolExecutor(CALLS, thread_name_prefix="call")
 
     def pages(self, prefix: str) -> Iterator[list[ObjectRef]]:
@@ -49,9 +49,9 @@ class Reader:
     def bodies(
         self, refs: Iterable[ObjectRef], while_waiting: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[ObjectRef, Body | Exception]]:
-        """The objects in order, or why there is none. Raises Stopped, StoreError.
+        """The objects in order, each with its body or an error. Raises Stopped, StoreError.
 
-        `while_waiting` is called again and again while the next one isn't there yet; what it raises
+        `while_waiting` is called repeatedly until the next one is there; an error that it raises
         ends the reading.
         """
         waiting: deque[tuple[ObjectRef, Future[tuple[str, Body]]]] = deque()
@@ -68,7 +68,7 @@ class Reader:
             yield self._next(waiting, while_waiting)
 
     def _read(self, ref: ObjectRef) -> tuple[str, Body]:
-        # A listing tells keys as they are, and times; an event tells neither for certain.
+        # A listing has times and exact keys; an event has no time, and perhaps an encoded key.
         if ref.last_modified:
             return ref.key, self.store.read(ref.key)
         return self.store.read_event(ref.key)
@@ -80,16 +80,16 @@ class Reader:
     ) -> tuple[ObjectRef, Body | Exception]:
         ref, future = waiting.popleft()
         self.first((future,), while_waiting)
-        # Whatever else a read raises belongs to its object, also where nobody foresaw it.
+        # Any other error concerns this object only, even an unexpected one.
         error = future.exception()
         if isinstance(error, Exception) and not isinstance(error, StoreError):
             return ref, error
         key, body = future.result()
-        # Where a listing told an object's time, it is kept.
+        # A time from a listing is kept.
         return replace(ref, key=key, last_modified=ref.last_modified or body.last_modified), body
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
-        """`function(*arguments)`. Raises Stopped where the run is to end before it answers."""
+        """`function(*arguments)`. Raises Stopped if the run is to end before it returns."""
         return self._wait(self._calls.submit(function, *arguments))
 
     def _wait(self, future: Future[T]) -> T:
@@ -97,18 +97,18 @@ class Reader:
         return future.result()
 
     def begin(self, function: Callable[..., T], *arguments: object) -> Future[T]:
-        """`function(*arguments)`, as one of several calls that go on at the same time."""
+        """Start `function(*arguments)`, as one of several calls at the same time."""
         return self._pool.submit(function, *arguments)
 
     def first(
         self, calls: Collection[Future[T]], while_waiting: Callable[[], None] = lambda: None
     ) -> set[Future[T]]:
-        """Those of these calls that end first. Raises Stopped where the run is to end."""
+        """Those of these calls that end first. Raises Stopped if the run is to end before that."""
         while True:
             if self._stop.requested():
                 raise Stopped
             self.on_wait()
-            # Mostly there is one that has ended, and `wait` costs more than a look.
+            # Mostly one has ended already, and checking that costs less than `wait`.
             done = {call for call in calls if call.done()}
             done = done or wait(calls, self._POLL_SECONDS, FIRST_COMPLETED).done
             if done:
@@ -123,6 +123,6 @@ class Reader:
             self._stop.pause(min(left, 1.0))
 
     def close(self) -> None:
-        """Queued reads are cancelled; the threads end by themselves."""
+        """Cancel queued reads; the threads end by themselves."""
         for pool in (self._pool, self._calls):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What remember mode keeps in STATE: the oldest object that an event has pushed."""
+"""Remember mode's use of STATE: the oldest object that an event has pushed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Job(Protocol):
         """STATE."""
 
     def stat(self, key: str) -> ObjectRef | None:
-        """The object as the store knows it; None where it is gone, or can't be looked up."""
+        """The object's time and size; None if it was deleted or can't be looked up."""
 
 
 def memory_of(job: Job, prefix: str) -> Remembered | None:
-    """What STATE remembers, if there is one."""
+    """What STATE remembers; None if there is no STATE."""
     snapshot = job.state.read()
     if snapshot is None:
         return None
@@ -37,15 +37,15 @@ def memory_of(job: Job, prefix: str) -> Remembered | None:
     if ref := job.stat(memory.key):
         return replace(memory, last_modified=ref.last_modified)
     log.warning(
-        "STATE %r holds a bare key whose object is gone: taking the time of STATE for it,"
-        " so objects that events have pushed just before may be sent again",
+        "STATE %r holds only a key, and its object was deleted: using the time of STATE instead,"
+        " so objects that events pushed shortly before may be sent again",
         job.state.key,
     )
     return memory
 
 
 def remember_pushed(job: Job, prefix: str, ref: ObjectRef) -> None:
-    """Let STATE name the object, unless it names an older one."""
+    """Write the object to STATE, unless STATE names an older one."""
     pushed = Remembered(ref.last_modified, ref.key)
     for _ in range(_STATE_TRIES):
         snapshot, memory = job.state.read(), memory_of(job, prefix)

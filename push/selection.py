@@ -9,16 +9,15 @@ from itertools import takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
-from push.decoder import FlowLog
 from push.encoder import render
 
 log = logging.getLogger("flowlog.selection")
 
 OBJECT, ROW = "_object", "_row"
-"""Fields of a line that are there only by name: the object, in short, and the entry's number."""
+"""Fields that a line has only on request: a short id of the object, and the entry's number."""
 
 ADDED = frozenset(("_app", "key", OBJECT, ROW))
-"""The fields that are the job's own; no field of an object takes their place."""
+"""Fields that the job adds; a field of the object with the same name does not replace them."""
 
 NUMBERS = frozenset((
     "initiator_port", "target_port", "transport_protocol",
@@ -34,21 +33,21 @@ TEXTS = frozenset((
     "target_ip", "ether_type",
 ))  # fmt: skip
 DOCUMENTED = NUMBERS | TEXTS | {"was_initiated", "was_terminated"}
-"""The fields of a flow log and its entries, of which some are numbers and some texts (IBM Cloud
-docs, VPC, "Viewing flow log objects")."""
+"""All fields of a flow log and its entries; the rest are booleans (IBM Cloud docs, VPC, "Viewing
+flow log objects")."""
 
 _MOST_NAMES = 1000
-"""So many different names are kept in memory to find the nearest one among."""
+"""At most this many names of fields are kept, to suggest the nearest one for a wrong name."""
 
 Parts = tuple[bytes, bytes, bytes, Mapping[str, Any]]
-"""A line in three parts, and the entry's own fields in it; lines of one object share the first and
-the last part."""
+"""A line in three parts (`head`, `own`, `tail`), and the entry's own fields in it. Lines of one
+object share the first and the last part."""
 
 Render = Callable[[Mapping[str, Any], int], Parts]
-"""Makes an entry, with its number in the object, into a line."""
+"""Renders an entry, given its number in the object, as a line."""
 
 Wanted = Callable[[Mapping[str, Any], int], bool]
-"""Whether an entry, with its number in the object, is sent."""
+"""Whether an entry, given its number in the object, is sent."""
 
 
 # --- what FLOWLOG_FIELDS says --------------------------------------------------------------------
@@ -56,9 +55,9 @@ Wanted = Callable[[Mapping[str, Any], int], bool]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of a line: those that are kept, in this order; or all but those that are dropped.
+    """The fields of a line: those in `kept`, in this order; or all except those in `dropped`.
 
-    `extra` are those of `OBJECT` and `ROW` that a line has.
+    `extra` says which of `OBJECT` and `ROW` a line has.
     """
 
     kept: tuple[str, ...] = ()
@@ -67,19 +66,19 @@ class Fields:
 
     @property
     def named(self) -> frozenset[str]:
-        """The names that stand in the setting."""
+        """The names in the setting."""
         return self.dropped.union(self.kept)
 
     def with_default(self, extra: Iterable[str]) -> Fields:
-        """With these extra fields, unless the setting says which fields to keep or drops them."""
+        """With these extra fields, unless the setting drops them or lists the fields to keep."""
         return self if self.kept else replace(self, extra=frozenset(extra) - self.dropped)
 
 
 def parse_fields(text: str) -> Fields:
-    """The fields that FLOWLOG_FIELDS names. Raises ValueError."""
+    """Parse FLOWLOG_FIELDS. Raises ValueError."""
     names = [name.strip() for name in text.split(",")]
-    minus = [name.startswith("-") for name in names]
-    if any(minus) and not all(minus):
+    has_minus = [name.startswith("-") for name in names]
+    if any(has_minus) and not all(has_minus):
         raise ValueError("mixes fields to keep with fields to drop (`-name`): give one kind only")
     plain = [name.removeprefix("-").strip() for name in names]
     if not all(plain):
@@ -87,14 +86,14 @@ def parse_fields(text: str) -> Fields:
     if len(set(plain)) < len(plain):
         twice = next(name for name in plain if plain.count(name) > 1)
         raise ValueError(f"names the field {twice!r} twice")
-    if any(minus):
+    if any(has_minus):
         return Fields(dropped=frozenset(plain))
     return Fields(kept=tuple(plain), extra=frozenset((OBJECT, ROW)).intersection(plain))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The one of `names` that looks most like this one; empty where there are none."""
-    import difflib  # only a mistake needs it
+    """The most similar one of `names`; empty if there are none."""
+    import difflib  # needed only for a wrong name
 
     texts = [str(other) for other in names]
     return next(iter(difflib.get_close_matches(name, texts, n=1, cutoff=0.0)), "")
@@ -106,11 +105,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class Frame(NamedTuple):
     """How the lines of an object are made where they differ in one piece only.
 
-    `own` gives the fields of an entry that are this piece; it raises KeyError where one is not
-    there. `head` and `tail` stand around it. No entry may have one of the fields in `apart`.
+    `own` gives the fields of an entry that are this piece (None: all of them); it raises KeyError
+    where one is not there. `head` comes before it, `tail` after it. No entry may have one of the
+    fields in `apart`.
     """
 
-    own: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
     head: bytes
     tail: bytes
     apart: frozenset[str]
@@ -120,11 +120,11 @@ class Where(Protocol):
     """Which flows are sent."""
 
     def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
-        """Tests the entries of an object, whose lines have these fields around the entry's own."""
+        """Tests the entries of an object, whose lines also have these other fields."""
 
 
 class Selection:
-    """What a run sends of each object, and which fields it has not met so far."""
+    """Which flows and fields of each object are sent; notes which selected ones no flow had."""
 
     def __init__(self, fields: Fields | None = None, where: Where | None = None) -> None:
         self.fields = fields or Fields()
@@ -132,25 +132,29 @@ class Selection:
         self._not_met = set(self.fields.named - ADDED)
         self._met: set[str] = set()
 
-    def entries(self, flow_log: FlowLog) -> Iterable[Mapping[str, Any]]:
-        """The entries of an object; notes the names of fields, while a named one is not met."""
-        return self._noted(flow_log) if self._not_met else flow_log.entries
+    def noted(
+        self, fields: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+    ) -> Iterable[Mapping[str, Any]]:
+        """The same entries of an object; notes names of fields, while a named one is not met."""
+        return self._noted(fields, entries) if self._not_met else entries
 
-    def _noted(self, flow_log: FlowLog) -> Iterator[Mapping[str, Any]]:
-        for entry in flow_log.entries:
+    def _noted(
+        self, fields: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+    ) -> Iterator[Mapping[str, Any]]:
+        for entry in entries:
             if self._not_met:
-                names = flow_log.fields.keys() | entry.keys()
+                names = fields.keys() | entry.keys()
                 self._not_met -= names
                 if len(self._met) < _MOST_NAMES:
                     self._met |= names
             yield entry
 
     def tester(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Wanted:
-        """Tests the entries of an object, whose lines have these fields around the entry's own."""
+        """Tests the entries of an object, whose lines also have these other fields."""
         return self.where.tester(fields, added) if self.where else lambda *_: True
 
     def shared(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of an object's fields, and of what is added, that its lines have."""
+        """Those of the object's fields and the added fields that its lines have."""
         chosen = self.fields
         values = {**fields, **added}
         dropped = chosen.dropped | (frozenset((OBJECT,)) - chosen.extra)
@@ -158,7 +162,7 @@ class Selection:
         return {name: values[name] for name in names if name in values}
 
     def renderer(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
-        """Renders the entries of an object, whose lines have these fields around the entry's own.
+        """Renders the entries of an object, whose lines also have these other fields.
 
         Rendering raises Unreadable.
         """
@@ -178,7 +182,7 @@ class Selection:
         return {name: value for name, value in added.items() if name != OBJECT}
 
     def frame(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Frame | None:
-        """How the lines of an object are made, None where they differ in more than one piece."""
+        """How to build the lines of an object; None if they differ in more than one part."""
         chosen, added = self.fields, self._chosen_of(added)
         if ROW in chosen.extra or not fields.keys().isdisjoint(added):
             return None
@@ -186,10 +190,10 @@ class Selection:
             return _kept_frame(chosen.kept, fields, added)
         apart = chosen.dropped.union(fields, added)
         fields, added = _without(chosen.dropped, fields), _without(chosen.dropped, added)
-        return Frame(_as_it_is, _head(fields), _tail(added), apart)
+        return Frame(None, _head(fields), _tail(added), apart)
 
     def warn_of_fields_not_met(self) -> None:
-        """Warn of the fields named in FLOWLOG_FIELDS that no flow of the run had, if it had any."""
+        """Warn of the fields in FLOWLOG_FIELDS that no flow of the run had, if there were flows."""
         for name in sorted(self._not_met if self._met else ()):
             log.warning(
                 "FLOWLOG_FIELDS names %r, a field that no flow of this run had;"
@@ -205,9 +209,9 @@ class Selection:
 def _all_but(
     dropped: frozenset[str], fields: Mapping[str, Any], added: Mapping[str, Any]
 ) -> Render:
-    """Renders the fields, an entry, and what is added, as one JSON object; later ones win.
+    """Renders the object's fields, an entry, and added fields as one JSON object; later ones win.
 
-    What all lines share is rendered once, unless an entry has a field of the same name.
+    What all lines share is rendered once, unless an entry has a field with the same name.
     """
     fields, added = _without(dropped, fields), _without(dropped, added)
     always = fields.keys() | added.keys()
@@ -229,16 +233,12 @@ def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, An
     return {name: fields[name] for name in fields if name not in dropped}
 
 
-def _as_it_is(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return entry
-
-
 def _kept_frame(
     names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]
 ) -> Frame | None:
-    """These fields, in their own order: the first and the last ones as far as all lines share them.
+    """A frame for these fields, in this order: shared ones, the entry's own, shared ones again.
 
-    None where those between are not the entry's alone.
+    None if shared fields come between the entry's own, or if it has none of its own.
     """
     fields = {name: fields[name] for name in names if name in fields}
     shared = {**fields, **added}
@@ -257,16 +257,16 @@ def _kept_frame(
 
 
 def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
-    """Renders these fields of the same, as far as they are there, in their own order."""
+    """Renders the fields with these names that exist, in this order."""
     frame = _kept_frame(names, fields, added)
 
     def parts(entry: Mapping[str, Any], _row: int) -> Parts:
-        if frame and frame.apart.isdisjoint(entry):
+        if frame and frame.own and frame.apart.isdisjoint(entry):
             try:
                 own = frame.own(entry)
                 return frame.head, render(own)[1:-1], frame.tail, own
             except KeyError:
-                pass  # a flow without one of the fields
+                pass  # this flow lacks one of the fields
         own = {name: entry[name] for name in names if name in entry and name not in added}
         values = {**fields, **entry, **added}
         text = render({name: values[name] for name in names if name in values})
@@ -276,7 +276,7 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
 
 
 def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Takes the values of these fields, all of which must be there, in a third of a loop's time."""
+    """Gets the values of these fields, which must all exist, in a third of the time of a loop."""
     if len(names) > 1:
         return itemgetter(*names)
     return lambda entry: tuple(entry[name] for name in names)

@@ -1,7 +1,7 @@
-"""STATE's exchanges with the store, which wait for nothing else, and notice that the run is to end.
+"""Exchanges with the store about STATE, on threads of their own; they end soon after a signal.
 
-They have threads of their own: behind the reads of objects, which can take a minute each, a worker
-that is stopped could not release STATE in time.
+If they queued behind the reads of objects, which can take a minute each, a worker that is stopped
+could not release STATE in time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from connections.stop import Stop, Stopped
 T = TypeVar("T")
 
 STOPPING_SECONDS = 5.0
-"""What an exchange about STATE has left once the run is to end."""
+"""How long exchanges about STATE may still take once the run is to end."""
 
 _POLL_SECONDS = 0.1
 _THREADS = 4
-"""A request that gets no answer must not hold up the next one."""
+"""A request that gets no answer must not delay the next one."""
 
 
 class StateExchange:
-    """`bucket.state.StateStore` over a real store. `policy` says how long it is asked."""
+    """Implements `bucket.state.StateStore` with a real store. `policy` limits its retries."""
 
     def __init__(self, store: Store, stop: Stop, policy: RetryPolicy) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class StateExchange:
         return self._call(self._store.get_state, key)
 
     def put_state(self, key: str, content: bytes, etag: str | None) -> str:
-        """Write STATE on a precondition; its new ETag."""
+        """Write STATE on a precondition; return its new ETag."""
         return self._call(self._store.put_state, key, content, etag)
 
     def delete_state(self, key: str) -> None:
@@ -50,25 +50,25 @@ class StateExchange:
         self._call(self._store.delete_state, key)
 
     def patience(self) -> StatePatience:
-        """The time for one purpose, which begins now."""
+        """The time limit and waits for one purpose, starting now."""
         return StatePatience(self._stop, self._policy)
 
     def close(self) -> None:
-        """Queued exchanges are cancelled; the threads end by themselves."""
+        """Cancel queued exchanges; the threads end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _call(self, function: Callable[..., T], *arguments: object) -> T:
         future = self._pool.submit(function, *arguments)
-        # Connecting and answering have their own limits; this one is for an answer without end.
+        # Connecting and each read have their own limits; this one is for an endless answer.
         limit = _Limit(self._stop, self._policy.connect_seconds + 2 * self._policy.answer_seconds)
         while not wait([future], _POLL_SECONDS).done:
             if limit.is_over():
-                raise Unanswered("the object store gave no whole answer")
+                raise Unanswered("the object store gave no complete answer")
         return future.result()
 
 
 class StatePatience:
-    """Waits between tries as the policy says, which is the same for all requests of the job."""
+    """Waits between tries by the retry policy, which all requests of the job share."""
 
     def __init__(self, stop: Stop, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -93,7 +93,7 @@ class StatePatience:
 
 
 class _Limit:
-    """The end of a time, which comes sooner once the run is to end."""
+    """A time limit, which becomes shorter once the run is to end."""
 
     def __init__(self, stop: Stop, seconds: float) -> None:
         self._stop = stop

@@ -1,4 +1,4 @@
-"""Lists the newest hours of all interfaces, several pages at the same time where there are many."""
+"""Lists the newest hours of all interfaces, with several requests at a time if there are many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from push.reader import Reader
 
 
 class Survey:
-    """The walks through one bucket: first one, which is divided when it turns out to be long."""
+    """Lists one bucket: by one walk, which is divided into several if it turns out to be long."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Survey:
         self._waiting: deque[Walk] = deque()
         self._asked: dict[Future[Page], Walk] = {}
         self._found: list[tuple[str, Listing]] = []
-        """By the key behind which a walk began."""
+        """What each walk found, with the key after which it began."""
         self._listings: dict[Walk, Listing] = {}
 
     def listed(self, walk: Walk, after_page: Callable[[], None]) -> Listing:
@@ -72,10 +72,10 @@ class Survey:
             self._divide(walk)
 
     def _divide(self, walk: Walk) -> None:
-        """Let other walks have a part of this one, where it is long and little else is going on."""
+        """Divide this walk among several, if it is long and few other requests are in flight."""
         idle = self._reader.store.concurrency - len(self._asked) - len(self._waiting)
         if (
-            not walk.jumps
+            not walk.skips_hours
             or walk.pages < self._long_walk_pages
             or idle < self._reader.store.concurrency // 2
         ):
@@ -90,7 +90,7 @@ class Survey:
                 self._add(part)
 
     def _joined(self) -> Listing:
-        """All that was found, in order."""
+        """All objects that were found, in order."""
         self._found.sort(key=lambda one: one[0])
         listing = self._found[0][1]
         for _, more in self._found[1:]:

@@ -1,4 +1,4 @@
-"""The run that owns STATE, whatever its mode: claim, checkpoint, signs of life, release.
+"""The run that owns STATE, in any mode: claim, checkpoint, signs of life, release.
 
 docs/modes.md draws the states and argues why nothing is lost and what can be sent twice.
 """
@@ -39,7 +39,7 @@ _SAVE_TRIES = 10
 W = TypeVar("W", bound=Work)
 
 Read = Callable[[Snapshot, str], W]
-"""Reads STATE of a mode; the second argument is STATE's key. Raises StateUnreadable."""
+"""Parses the STATE of a mode; the second argument is STATE's key. Raises StateUnreadable."""
 
 
 class Job(Protocol):
@@ -47,7 +47,7 @@ class Job(Protocol):
 
     @property
     def job_run(self) -> str:
-        """The name of this job run; all its tries have the same one."""
+        """The name of this job run, the same in all its retries."""
 
     @property
     def state(self) -> StateObject:
@@ -64,20 +64,20 @@ class Job(Protocol):
         """Push the objects in their order. Raises PushEnded."""
 
     def send_pending(self) -> None:
-        """Send pending lines, so that their objects can settle, without waiting for an answer."""
+        """Send pending lines, so that their objects can settle; does not wait for an answer."""
 
     def while_waiting(self, call: Callable[[], None]) -> None:
-        """Call this again and again while the run waits for the store or the log service."""
+        """Call this repeatedly while the run waits for the store or the log service."""
 
     def pause(self, seconds: float) -> None:
         """Wait. Raises Stopped."""
 
 
 def claim(job: Job, first: W, read: Read[W], snapshot: Snapshot | None) -> Claim[W] | None:
-    """Become the worker; None where another run is, or where there is nothing left to do.
+    """Become the worker; None if another run is the worker, or if there is nothing left to do.
 
-    `first` is the STATE of a first run, `snapshot` is STATE as the run has just read it. Raises
-    StateError, UnsafeStore among them: then nothing was sent yet.
+    `first` is the STATE of a first run, `snapshot` is STATE as this run has just read it. Raises
+    StateError (such as UnsafeStore), before anything was sent.
     """
     for _ in range(_CLAIM_TRIES):
         state = read(snapshot, job.state.key) if snapshot else first
@@ -95,7 +95,7 @@ def claim(job: Job, first: W, read: Read[W], snapshot: Snapshot | None) -> Claim
         try:
             etag = job.state.write(state.content(), snapshot.etag if snapshot else None)
         except StateChanged:
-            # Another run was faster: look again what there is to do.
+            # Another run was faster: start again from what it wrote.
             job.pause(_RACE_SECONDS)
             snapshot = job.state.read()
             continue
@@ -104,26 +104,26 @@ def claim(job: Job, first: W, read: Read[W], snapshot: Snapshot | None) -> Claim
 
 
 class Claim(Generic[W]):
-    """This run's hold of STATE. It knows that it still has it by the ETag of its own last write."""
+    """This run's ownership of STATE, which lasts while STATE has the ETag of its last write."""
 
     def __init__(self, job: Job, state: W, etag: str, read: Read[W]) -> None:
         self.state = state
-        """What STATE is to say with the next write."""
+        """What the next write puts into STATE."""
         self._job = job
-        self._there = state
+        self._stored = state
         self._etag = etag
         self._read = read
-        self._tried = time.monotonic()
+        self._last_try = time.monotonic()
         self._lost = False
-        self._trouble: StateError | None = None
+        self._save_error: StateError | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While the run works: it shows signs of life, and in the end it releases STATE.
+        """Shows signs of life while the run works, and releases STATE at the end.
 
-        So the next run goes on at once, however this one ends. PushEnded ends the work, and so does
-        another worker: neither is raised further. Raises StateError, also where that is what has
-        ended the push.
+        So the next run can continue at once, however this one ends. PushEnded, and Replaced by
+        another worker, end the work and are not raised. Raises StateError, also if it ended the
+        push.
         """
         log.info("worker %s begins at %s", self.state.worker, self.state.mark)
         self._job.while_waiting(self.sign_of_life)
@@ -132,11 +132,11 @@ class Claim(Generic[W]):
             if self.state.worker is not None:
                 self.save(worker=None)
         except Replaced as replaced:
-            log.warning("stopped: %s. It goes on from the last checkpoint", replaced)
+            log.warning("stopped: %s. That one continues from the last checkpoint", replaced)
         except PushEnded:
             self._release()
-            if self._trouble:
-                raise self._trouble from None
+            if self._save_error:
+                raise self._save_error from None
         except StateLost:
             raise
         except Exception:
@@ -146,7 +146,7 @@ class Claim(Generic[W]):
             self._job.while_waiting(lambda: None)
 
     def checkpoint(self) -> None:
-        """Write STATE if it is time; sends pending lines, so that the next one moves the mark."""
+        """Write STATE if it is time; send pending lines, so that the next write moves the mark."""
         if self._is_due():
             self._job.send_pending()
             self.save()
@@ -157,44 +157,44 @@ class Claim(Generic[W]):
             self.save()
 
     def save(self, **changes: Any) -> None:
-        """Write STATE with these changes. Raises StateLost where it isn't this run's any more."""
-        self._tried = time.monotonic()
+        """Write STATE with these changes. Raises StateLost if this run no longer owns it."""
+        self._last_try = time.monotonic()
         try:
             self._save(changes)
         except StateLost:
             self._lost = True
             raise
         except StateError as error:
-            self._trouble = error
+            self._save_error = error
             raise
 
     def _save(self, changes: Mapping[str, Any]) -> None:
         if self.state.time_is_needed:
-            self.look()
+            self.refresh()
         for _ in range(_SAVE_TRIES):
             wanted = self.state.next(**changes)
             try:
                 self._etag = self._job.state.write(wanted.content(), self._etag)
             except StateChanged as changed:
-                self._take_in(changed.now)
+                self._update(changed.now)
                 continue
-            self.state = self._there = wanted
+            self.state = self._stored = wanted
             return
         raise StateError(f"the STATE object {self._job.state.key!r} keeps changing")
 
-    def look(self) -> Snapshot:
-        """STATE as it is now, with the store's clock. Raises StateLost."""
+    def refresh(self) -> Snapshot:
+        """Read STATE as it is now, with the store's clock. Raises StateLost."""
         snapshot = self._job.state.read()
-        return self._take_in(snapshot)
+        return self._update(snapshot)
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._tried >= CHECKPOINT_SECONDS
+        return time.monotonic() - self._last_try >= CHECKPOINT_SECONDS
 
-    def _take_in(self, snapshot: Snapshot | None) -> Snapshot:
-        """Take in what is in STATE, which is not this run's last write or has a time it needs.
+    def _update(self, snapshot: Snapshot | None) -> Snapshot:
+        """Continue from STATE as it is now, if it is still this run's. Raises StateLost.
 
-        A run with an event may have changed it, which leaves it to this worker; and a write of
-        this worker may have been carried out although it seemed to fail. Raises StateLost.
+        It can differ from this run's last write: a run with an event may have removed a failure,
+        or a write that seemed to fail was carried out.
         """
         name = f"the STATE object {self._job.state.key!r}"
         if snapshot is None:
@@ -206,20 +206,23 @@ class Claim(Generic[W]):
         except StateUnreadable as unreadable:
             raise StateLost(str(unreadable)) from None
         if now.claim != self.state.claim and now.worker == self.state.worker:
-            raise StateLost(f"{name} belongs to another try of this job run, which goes on")
+            raise StateLost(f"{name} belongs to another try of this job run, which continues")
         if now.claim != self.state.claim:
             raise Replaced(f"{name} belongs to another worker now, {now.worker}")
-        self.state = self.state.rebased(self._there, now, snapshot)
-        self._there, self._etag = now, snapshot.etag
+        self.state = self.state.rebased(self._stored, now, snapshot)
+        self._stored, self._etag = now, snapshot.etag
         return snapshot
 
     def _release(self) -> None:
-        """Let STATE go. Where that fails, the reason why the run ends is the one to be told."""
+        """Release STATE. A failure is only logged, since the run ends for another reason."""
         try:
             self.save(worker=None)
         except Replaced as replaced:
             log.warning("stopped: %s", replaced)
         except (StateError, StoreError, Stopped) as error:
-            log.warning("STATE could not be released, the next run waits for its lease: %s", error)
+            log.warning(
+                "STATE could not be released; the next run must wait for the end of the lease: %s",
+                error,
+            )
         else:
-            log.warning("the work is not finished; the next run goes on from the checkpoint")
+            log.warning("the work is not finished; the next run continues from the checkpoint")

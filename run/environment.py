@@ -1,4 +1,4 @@
-"""Reads variables of the environment, and collects what is wrong with them."""
+"""Reads environment variables and collects what is wrong with them."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Environment:
         self.warnings: list[str] = []
 
     def text(self, name: str, default: str = "") -> str:
-        """The value; `default` where it is unset or empty."""
+        """The value; `default` if it is unset or empty."""
         return self._environ.get(name, "").strip() or default
 
     def required(self, name: str, why: str = "") -> str:
-        """The value; a fault where there is none."""
+        """The value; a fault if it is unset or empty."""
         value = self.text(name)
         if not value:
             self.fault(f"{name} is not set{why}")
         return value
 
     def header(self, name: str, why: str = "") -> str:
-        """A required value that goes into a header or a form; no fault repeats it."""
+        """A required value that is sent in a header or a form; no fault shows it."""
         value = self.required(name, why)
         if not value.isprintable() or not value.isascii():
-            self.fault(f"{name} holds characters that no such key has")
+            self.fault(f"{name} has characters that are not allowed in a key")
         return value
 
     def secret(self, name: str, why: str = "") -> str:
@@ -61,11 +61,11 @@ class Environment:
         value = self.text(name)
         if not 0 < len(value) < SECRET_LENGTH:
             return self.header(name, why)
-        self.fault(f"{name} has fewer than {SECRET_LENGTH} characters: this is no such key")
+        self.fault(f"{name} has fewer than {SECRET_LENGTH} characters: this is not a valid key")
         return value
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
-        """The value as `parse` makes it; a fault with the text of its ValueError."""
+        """The value as `parse` returns it; its ValueError becomes a fault."""
         value = self.text(name)
         if not value:
             return default
@@ -76,28 +76,28 @@ class Environment:
             return default
 
     def url(self, name: str, default: str = "") -> str:
-        """A base URL without a slash at its end; a host alone gets `https://` before it."""
+        """A base URL without a trailing slash; `https://` is added to a bare host name."""
         url = self.parsed(name, parse_url, default)
         if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            self.warn(f"{name} is not encrypted (http://): keys can be read on the way")
+            self.warn(f"{name} is not encrypted (http://): others can read the keys")
         return url
 
     def warn(self, text: str) -> None:
-        """Something is to be looked at; said once."""
+        """Add a warning, once."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def fault(self, text: str) -> None:
-        """Something is wrong; the text begins with the variable's name."""
+        """Add a fault; its text begins with the variable's name."""
         self.faults.append(text)
 
     def identity(self) -> Identity:
-        """Who the job is to IAM; a fault where nothing says so, or two things do."""
+        """The identity that the job uses with IAM; a fault if none or two are set."""
         name, id_ = self.text("IAM_PROFILE_NAME"), self.text("IAM_PROFILE_ID")
         if not name and not id_:
             return ApiKey(self.secret("APIKEY", ", nor is a trusted profile (IAM_PROFILE_NAME)"))
         if name and id_:
-            self.fault("IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go")
+            self.fault("IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: remove one of them")
         setting = "IAM_PROFILE_NAME" if name else "IAM_PROFILE_ID"
         if self.text("APIKEY"):
             self.warn(f"APIKEY is not used, since {setting} is set")
@@ -105,12 +105,12 @@ class Environment:
         return TrustedProfile(setting, name or id_, Path(file))
 
     def tokens(self) -> Tokens:
-        """The IAM tokens of the job; a fault where no credentials are set."""
+        """The IAM tokens of the job; a fault if no credentials are set."""
         return tokens_for(self.identity(), self.url("IAM_ENDPOINT", IAM_URL))
 
 
 def parse_url(text: str) -> str:
-    """Check a base URL or a bare host. Raises ValueError, which doesn't repeat the text."""
+    """Check a base URL or a bare host. Raises ValueError, without the text in it."""
     url = text if "://" in text else f"https://{text}"
     try:
         parts = urlsplit(url)
@@ -152,7 +152,7 @@ def parse_number(text: str) -> int:
 
 
 def parse_moment(text: str, now: datetime) -> int:
-    """A date or time, or a span back from `now`, in seconds since the epoch. Raises ValueError."""
+    """A date, time or time span before `now`, as seconds since the epoch. Raises ValueError."""
     if span := re.fullmatch(r"([0-9]{1,6})([mhdw])", text):
         return int(now.timestamp()) - int(span[1]) * _SPAN_SECONDS[span[2]]
     moment = iso_seconds(text)

@@ -1,4 +1,4 @@
-"""What `CE_DATA` says: the event that Code Engine started the run for."""
+"""Parses `CE_DATA`: the event that Code Engine started the run for."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lib import Event, Operation
 from run.environment import parse_bucket, parse_key
 
 TIMER = "dev.knative.sources.ping"
-"""`CE_TYPE` of a run that a cron subscription has started (Code Engine docs, "Subscriptions")."""
+"""`CE_TYPE` of a run that a cron subscription started (Code Engine docs, "Subscriptions")."""
 
 CE_DATA_LIMIT_BYTES = 64 * 1024
-"""A key has at most 1,024 bytes; an event that is longer than this was not made by Code Engine."""
+"""A key has at most 1,024 bytes, so no event of Code Engine is longer than this."""
 
 
 def parse_event(text: str, ce_type: str = "") -> Event:
     """Read CE_DATA (Code Engine docs, "Object Storage event producer"); contract, section 3.
 
-    `ce_type` (`com.ibm.cloud.cos.document.write` or `.delete`) counts where the data itself doesn't
-    say what happened. Raises ValueError.
+    `ce_type` (`com.ibm.cloud.cos.document.write` or `.delete`) is used if the data itself names no
+    operation. Raises ValueError.
     """
     if len(text) > CE_DATA_LIMIT_BYTES:
         raise ValueError(f"is longer than {CE_DATA_LIMIT_BYTES} bytes")
@@ -44,7 +44,7 @@ def _event_field(
 ) -> str:
     value = data.get(name)
     if not isinstance(value, str):
-        faults.append(f"holds no text `{name}`")
+        faults.append(f"has no text `{name}`")
         return ""
     try:
         return parse(value)
@@ -54,15 +54,15 @@ def _event_field(
 
 
 def _event_operation(data: Mapping[str, object], ce_type: str, faults: list[str]) -> Operation:
-    said = data.get("operation")
+    name = data.get("operation")
     notification = data.get("notification")
-    if not said and isinstance(notification, dict):
-        said = notification.get("event_type")
-    said = said or ce_type or Operation.WRITE.value
-    # Code Engine's own type, or COS's, which may bear a detail behind it ("Object:Write:Post").
+    if not name and isinstance(notification, dict):
+        name = notification.get("event_type")
+    name = name or ce_type or Operation.WRITE.value
+    # Code Engine's own type, or COS's, which may have a suffix ("Object:Write:Post").
     found = re.fullmatch(
         r"(?:object:|com\.ibm\.cloud\.cos\.document\.)(write|delete)(?:[:.].*)?",
-        str(said),
+        str(name),
         re.IGNORECASE,
     )
     if not found:

@@ -1,4 +1,4 @@
-"""Keeps secrets out of whatever a run prints."""
+"""Keeps secrets out of everything a run prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
 SECRET_LENGTH = 8
-"""A shorter text is no secret: it would be found, and masked, all over the log."""
+"""A shorter value is not masked: it would match ordinary text all over the log."""
 
 _SECRETS = ("APIKEY", "LOGDNA_INGESTION_KEY", "COS_HMAC_SECRET_ACCESS_KEY")
 _SECRET_LISTS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS")
@@ -21,12 +21,12 @@ _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*|(?<=\bBearer )
 
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
-    """The values, or parts of them, that no log line may show."""
+    """The values, or parts of values, that no log line may show."""
     found = [environ.get(name, "").strip() for name in _SECRETS]
     for name in _SECRET_LISTS:
         for pair in environ.get(name, "").split(","):
             value = pair.partition("=")[2].strip()
-            # As it stands, decoded, and without `Basic` or `Bearer` before it.
+            # As it is, decoded, and without a leading `Basic` or `Bearer`.
             found += [value, unquote(value), unquote(value).rpartition(" ")[2]]
     for name, text in environ.items():
         if credentials := (_CREDENTIALS if _URLS(name) else _IN_A_URL)(text):
@@ -36,12 +36,12 @@ def secrets_of(environ: Mapping[str, str]) -> list[str]:
 
 
 class Mask:
-    """Puts stars for secrets, in all the forms in which a library may write them; and for tokens of
-    IAM, which nobody knows beforehand."""
+    """Replaces secrets with `***`, in all the forms in which a library may write them; and IAM
+    tokens, which are not known in advance."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets if secret for form in _forms(secret)}
-        # The longest first: a part of one may be another.
+        # The longest first: one may contain another.
         self._forms = sorted(forms, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
@@ -52,7 +52,7 @@ class Mask:
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    """A secret as it is, as a URL or a form has it, and as basic auth would write it."""
+    """A secret as it is, percent-encoded for a URL or form, and in base64 for basic auth."""
     plain, as_user = (
         base64.b64encode(text.encode("utf-8", "surrogatepass")).decode().rstrip("=")
         for text in (secret, f"{secret}:")

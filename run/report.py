@@ -1,4 +1,4 @@
-"""What a run says: the format of the log, progress, failures by name, and the summary."""
+"""What a run logs: the log format, progress, each failure, and the summary."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from run.masking import Mask
 log = logging.getLogger("flowlog")
 
 VERSION = "1.0.0"
-"""Of the job; CHANGELOG.md says what is in it."""
+"""Version of the job; CHANGELOG.md lists what changed."""
 
 NAMED_IN_SUMMARY = 100
 NAMED_NOT_BEGUN = 10_000
-"""A run that ends early names at most so many objects it had not begun, then counts the rest."""
+"""A run that ends early names at most this many objects it had not begun, and counts the rest."""
 
 PROGRESS_SECONDS = 5.0
 
 SUMMARY = logging.CRITICAL + 10
-"""Level of the summary line: it is printed whatever LOG says."""
+"""Level of the summary line, which is printed at any LOG setting."""
 
 
 class SafeFormatter(logging.Formatter):
-    """One line a record, whatever a key holds; and no secret, whoever logged it.
+    """One line for each record, whatever characters a key has; secrets are masked in all records.
 
-    The summary stands alone, so that a machine can cut it out.
+    The summary has no time or level in front of it, so that a program can parse it.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -41,16 +41,16 @@ class SafeFormatter(logging.Formatter):
         self._mask = Mask(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's text, made safe."""
+        """The record as one line without secrets."""
         if record.levelno == SUMMARY:
-            # Its texts are masked before they become JSON, which masking could break.
+            # Its texts were masked before they became JSON, since masking could break the JSON.
             return record.getMessage()
         text = self._mask(super().format(record))
         return "".join(map(_visible, text)) if not text.isprintable() else text
 
 
 def _visible(character: str) -> str:
-    """The character, or its escape where a terminal or a line reader would act on it."""
+    """The character; escaped if a terminal or a log reader would interpret it."""
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
@@ -61,7 +61,7 @@ def start_logging(level: int, secrets: Iterable[str]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    # The SDK logs headers at DEBUG and tracebacks at WARNING; this job reports what goes wrong.
+    # The SDK logs headers at DEBUG and tracebacks at WARNING; this job reports errors itself.
     logging.getLogger("ibm_botocore").setLevel(SUMMARY)
     logging.getLogger("urllib3").setLevel(SUMMARY)
     log.setLevel(level)
@@ -76,13 +76,13 @@ def parse_level(text: str) -> int:
 
 
 class LoggedProgress:
-    """Logs, every few seconds, how far a push is."""
+    """Logs the progress of a push every few seconds."""
 
     def __init__(self) -> None:
         self._logged_at = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Log it, if it is time."""
+        """Log the progress if the last line is old enough."""
         if progress.seconds < self._logged_at:  # another push
             self._logged_at = 0.0
         if progress.seconds - self._logged_at >= PROGRESS_SECONDS:
@@ -91,7 +91,7 @@ class LoggedProgress:
 
 
 def log_failures(tally: Tally) -> None:
-    """Name every object that was to be delivered and was not."""
+    """Log the key of every object that should have been delivered and was not."""
     for key, error in tally.failed:
         log.error("not delivered: %s: %s", key, error)
     for ref in tally.not_begun[:NAMED_NOT_BEGUN]:
@@ -106,7 +106,7 @@ def log_failures(tally: Tally) -> None:
 def summary(
     mode: str, tally: Tally, traffic: Traffic | None, seconds: float, mask: Callable[[str], str]
 ) -> str:
-    """The last line of a run; contract, section 6. `mask` makes its texts safe."""
+    """The last line of a run; contract, section 6. `mask` removes secrets from its texts."""
     named = list(itertools.islice(tally.failed, NAMED_IN_SUMMARY))
     for ref in tally.not_begun[: NAMED_IN_SUMMARY - len(named)]:
         named.append((ref.key, tally.not_begun_reason))

@@ -1,4 +1,4 @@
-"""The environment of a run, checked: contract, section 2. Nobody else reads it."""
+"""Reads and checks the environment of a run: contract, section 2. No other module reads it."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ DESTINATIONS: Mapping[str, str] = {
     "cloud-logs": "destinations.cloud_logs:CloudLogs",
     "otlp": "destinations.otlp:OTLP",
 }
-"""Module and class by the value of LOG_DESTINATION; only the one that is used is imported."""
+"""Module and class for each value of LOG_DESTINATION; only the one in use is imported."""
 
 PUSH_ALL_AGAIN = ("simple", "remember")
 """Modes in which another run without an event pushes the same objects again."""
 
-MOST_RETRY_SECONDS = 1200
-"""Lines that wait longer could become too old for the log service."""
+MAX_RETRY_SECONDS = 1200
+"""Lines that are retried for longer could become too old for the log service."""
 
-MOST_CONCURRENCY = 256
+MAX_CONCURRENCY = 256
 
 
 class Unusable(Exception):
-    """The environment or CE_DATA is unusable; `faults` names every variable that is at fault."""
+    """The environment or CE_DATA is unusable; each of `faults` names a variable and its fault."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
@@ -76,9 +76,9 @@ class Settings:
     event: lib.Event | None
     job_run: str
     period: Period
-    """Which objects concern a run without an event."""
+    """Objects written in this period are pushed by a run without an event."""
     selection: Selection
-    """What is sent of each object."""
+    """Which flows and fields of each object are sent."""
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -88,13 +88,13 @@ class Settings:
 
 
 def mode_of(environ: Mapping[str, str]) -> str:
-    """The mode, for the summary also of a run whose environment is unusable."""
+    """The mode, also for the summary of a run whose environment is unusable."""
     mode = environ.get("FLOWLOG_MODE", "").strip() or "simple"
     return mode if mode in lib.MODES else "unknown"
 
 
 def log_level_of(environ: Mapping[str, str]) -> int:
-    """The log level; INFO where LOG names none."""
+    """The log level; INFO if LOG has no valid one."""
     try:
         return parse_level(environ.get("LOG", "").strip() or "INFO")
     except ValueError:
@@ -102,7 +102,7 @@ def log_level_of(environ: Mapping[str, str]) -> int:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Check the environment of a run. Raises Unusable with all that is wrong with it."""
+    """Check the environment of a run. Raises Unusable with all its faults."""
     env = Environment(environ)
     bucket = env.parsed("COS_BUCKET", parse_bucket, "")
     env.required("COS_BUCKET")
@@ -110,17 +110,10 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     env.required("COS_ENDPOINT")
     iam_url = env.url("IAM_ENDPOINT", IAM_URL)
     mode = env.parsed("FLOWLOG_MODE", _parse_mode, "simple")
-    state_key = env.parsed("KEY_FIRST_LOGGED", parse_key, "first_logged")
-    prefix = env.parsed("FLOWLOG_PREFIX", parse_key, "ibm_vpc_flowlogs_")
-    retry = env.parsed("FLOWLOG_RETRY_SECONDS", _parse_retry, RetryPolicy())
-    concurrency = env.parsed("FLOWLOG_CONCURRENCY", _parse_concurrency, CONCURRENCY)
     event = _event(env, mode)
     _check_endpoint(env, endpoint, bucket)
-    if event and event.bucket and event.bucket != bucket:
-        env.warnings.append(f"the event's bucket {event.bucket!r} wins over COS_BUCKET {bucket!r}")
-        bucket = event.bucket
-    if (tries := env.parsed("JOB_INDEX_RETRY_COUNT", parse_number, 0)) and not event:
-        env.warnings += _repetition(mode, tries)
+    bucket = _bucket_of(env, event, bucket)
+    _check_retry(env, event, mode)
     destination = _destination(env)
     settings = Settings(
         bucket=bucket,
@@ -128,11 +121,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         endpoint=endpoint,
         credentials=_credentials(env, iam_url),
         destination=destination,
-        retry=retry,
-        concurrency=concurrency,
+        retry=env.parsed("FLOWLOG_RETRY_SECONDS", _parse_retry, RetryPolicy()),
+        concurrency=env.parsed("FLOWLOG_CONCURRENCY", _parse_concurrency, CONCURRENCY),
         mode=mode,
-        state_key=state_key,
-        prefix=prefix,
+        state_key=env.parsed("KEY_FIRST_LOGGED", parse_key, "first_logged"),
+        prefix=env.parsed("FLOWLOG_PREFIX", parse_key, "ibm_vpc_flowlogs_"),
         shard=_shard(env, mode),
         event=event,
         job_run=_job_run(env),
@@ -148,28 +141,48 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _job_run(env: Environment) -> str:
-    """The name that Code Engine gives this job run; empty where it has no name."""
+    """The name that Code Engine gives this job run; empty if it has none."""
     name = env.text("CE_JOBRUN")
     return name if re.fullmatch(r"[!-~]{1,253}", name) else ""
 
 
 def _check_endpoint(env: Environment, endpoint: str, bucket: str) -> None:
-    """With the bucket in the endpoint as well, every object would seem to be gone."""
+    """With the bucket's name in the endpoint as well, no object would be found."""
     parts = urlsplit(endpoint)
     host = parts.hostname or ""
     if bucket and (host.startswith(f"{bucket}.s3.") or parts.path.endswith(f"/{bucket}")):
-        env.fault("COS_ENDPOINT must not hold the bucket's name, which is added to it")
+        env.fault("COS_ENDPOINT must not contain the bucket's name, which is added to it")
+
+
+def _bucket_of(env: Environment, event: lib.Event | None, bucket: str) -> str:
+    """The bucket of the run: that of the event, if it names one."""
+    if not event or event.bucket in ("", bucket):
+        return bucket
+    env.warnings.append(
+        f"the event's bucket {event.bucket!r} is used instead of COS_BUCKET {bucket!r}"
+    )
+    return event.bucket
+
+
+def _check_retry(env: Environment, event: lib.Event | None, mode: str) -> None:
+    """Warn if Code Engine has started a run without an event again, which sends all again."""
+    tries = env.parsed("JOB_INDEX_RETRY_COUNT", parse_number, 0)
+    if tries and not event and mode in PUSH_ALL_AGAIN:
+        env.warnings.append(
+            f"this is retry {tries} of a run that pushes all: what was sent before is sent again;"
+            " submit such runs with --retrylimit 0"
+        )
 
 
 def _event(env: Environment, mode: str) -> lib.Event | None:
-    """The object's event that the run was started for; a timer is none, whatever its data."""
+    """The object event that started the run; None for a timer, whatever its data."""
     ce_type = env.text("CE_TYPE")
     if ce_type != TIMER:
         return env.parsed("CE_DATA", lambda text: parse_event(text, ce_type), None)
     if mode in PUSH_ALL_AGAIN:
         env.fault(
-            f"FLOWLOG_MODE {mode} does not go with a timer (CE_TYPE {TIMER}), at whose every tick"
-            " it would push the same objects again: set FLOWLOG_MODE to follow"
+            f"FLOWLOG_MODE {mode} does not go with a timer (CE_TYPE {TIMER}): it would push"
+            " the same objects again each time; set FLOWLOG_MODE to follow"
         )
     return None
 
@@ -184,9 +197,9 @@ def _period(env: Environment) -> Period:
     since = env.parsed("FLOWLOG_SINCE", parse, None)
     until = env.parsed("FLOWLOG_UNTIL", parse, None)
     if since is not None and since > now.timestamp():
-        env.fault("FLOWLOG_SINCE lies in the future: no object was written since then")
+        env.fault("FLOWLOG_SINCE is in the future: no object was written since then")
     elif since is not None and until is not None and since >= until:
-        env.fault("FLOWLOG_SINCE must be before FLOWLOG_UNTIL: no object lies between them")
+        env.fault("FLOWLOG_SINCE must be before FLOWLOG_UNTIL: no object was written between them")
     return Period(since, until)
 
 
@@ -200,24 +213,15 @@ def _selection(env: Environment, destination: Destination) -> Selection:
 
 
 def _parse_where(text: str) -> Filter:
-    # Only where there is a filter: it brings jmespath along.
+    # Imported only if there is a filter, since it imports jmespath.
     from push.filter import Filter
 
     return Filter(text)
 
 
-def _repetition(mode: str, tries: int) -> Iterable[str]:
-    """What to say of a run without an event that Code Engine has started again."""
-    if mode in PUSH_ALL_AGAIN:
-        yield (
-            f"this is retry {tries} of a run that pushes all: what was sent before is sent again;"
-            " submit such runs with --retrylimit 0"
-        )
-
-
 def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
     if env.text("COS_HMAC_ACCESS_KEY_ID") or env.text("COS_HMAC_SECRET_ACCESS_KEY"):
-        pair = ": the HMAC credentials are a pair"
+        pair = ": both parts of the HMAC credentials are needed"
         return HMAC(
             env.header("COS_HMAC_ACCESS_KEY_ID", pair),
             env.secret("COS_HMAC_SECRET_ACCESS_KEY", pair),
@@ -227,8 +231,8 @@ def _credentials(env: Environment, iam_url: str) -> HMAC | IAM:
 
 def _destination(env: Environment) -> Destination:
     """The log service that LOG_DESTINATION names."""
-    where = env.parsed("LOG_DESTINATION", _parse_destination, DESTINATIONS["logdna"])
-    destination: Destination = pkgutil.resolve_name(where).read(env)
+    class_name = env.parsed("LOG_DESTINATION", _parse_destination, DESTINATIONS["logdna"])
+    destination: Destination = pkgutil.resolve_name(class_name).read(env)
     return destination
 
 
@@ -239,23 +243,23 @@ def _parse_mode(text: str) -> str:
 
 
 def _parse_retry(text: str) -> RetryPolicy:
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text) or float(text) > MOST_RETRY_SECONDS:
-        raise ValueError(f"is not a number of seconds up to {MOST_RETRY_SECONDS}")
-    seconds, usual = float(text), RetryPolicy()
-    # A single try must leave time for others.
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text) or float(text) > MAX_RETRY_SECONDS:
+        raise ValueError(f"is not a number of seconds up to {MAX_RETRY_SECONDS}")
+    seconds, default = float(text), RetryPolicy()
+    # One try must leave time for another one.
     one_try = max(1.0, seconds / 3)
     return replace(
-        usual,
+        default,
         seconds=seconds,
-        connect_seconds=min(usual.connect_seconds, one_try),
-        answer_seconds=min(usual.answer_seconds, one_try),
+        connect_seconds=min(default.connect_seconds, one_try),
+        answer_seconds=min(default.answer_seconds, one_try),
     )
 
 
 def _parse_concurrency(text: str) -> int:
     number = parse_number(text)
-    if not 1 <= number <= MOST_CONCURRENCY:
-        raise ValueError(f"must be from 1 to {MOST_CONCURRENCY}")
+    if not 1 <= number <= MAX_CONCURRENCY:
+        raise ValueError(f"must be from 1 to {MAX_CONCURRENCY}")
     return number
 
 
@@ -274,8 +278,8 @@ def _shard(env: Environment, mode: str) -> Shard:
         env.fault(f"JOB_INDEX is not set, although JOB_ARRAY_SIZE is {count}")
     elif index >= count:
         env.fault(
-            f"JOB_INDEX {index} is outside of JOB_ARRAY_SIZE {count}: run indices from 0 on,"
-            " and give --array-size-var-override when only some of them run again"
+            f"JOB_INDEX {index} is outside of JOB_ARRAY_SIZE {count}: use indices from 0"
+            " on, and --array-size-var-override if only some of them run again"
         )
     if mode not in PUSH_ALL_AGAIN and count > 1:
         env.fault(

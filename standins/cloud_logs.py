@@ -1,4 +1,4 @@
-"""A stand-in for IBM Cloud Logs, as strict as its documentation and stricter.
+"""A stand-in for IBM Cloud Logs, at least as strict as its documentation.
 
 IBM Cloud docs, Cloud Logs, "Sending logs by using the API" and "Limits".
 """
@@ -21,7 +21,7 @@ OPTIONAL = {"severity": int, "timestamp": int, "computerName": str, "category": 
 
 
 class CloudLogs(LogService):
-    """`POST /logs/v1/singles`; `dropped` holds what the service takes and then throws away."""
+    """`POST /logs/v1/singles`; `dropped` holds what the service accepts and then discards."""
 
     text_field = "text"
     accepted = Answer(200)

@@ -1,7 +1,7 @@
-"""`make run`: the job at work, against the stand-ins, on flow logs that look like real ones.
+"""`make run`: runs the job against the stand-ins, with realistic flow logs.
 
-Every run is a process of its own with nothing in its environment but what Code Engine would set.
-All numbers but the job's own summary come from what the ingestion stand-in received.
+Each run is a separate process whose environment has only what Code Engine would set. All numbers
+except the job's own summary are from what the stand-in of the log service received.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ INTERFACES, KILLED_AT = 8, 15
 
 
 def upload(place: Place, objects: list[FlowLogObject]) -> int:
-    """Put the objects into the bucket; how many rows they hold."""
+    """Put the objects into the bucket; return how many rows they have."""
     for item in objects:
         place.store.put(BUCKET, item.key, item.body)
     return sum(item.rows for item in objects)
 
 
 def check(what: str, got: int, expected: int) -> None:
-    """Say what the log service received, and stop where that is not what was uploaded."""
+    """Print what the log service received; stop if that is not what was uploaded."""
     print(f"  {what}: {got:,} lines received, {expected:,} rows were uploaded\n")
     if got != expected:
         raise RuntimeError("these numbers should be the same")
@@ -83,7 +83,7 @@ def show_catch_up(place: Place, backlog: list[FlowLogObject], later: list[FlowLo
 
 
 def show_follow(place: Place) -> None:
-    """A bucket that goes on living while a timer's runs come, one of which is killed."""
+    """Runs of a timer while objects are written; one of the runs is killed."""
     print("4. Follow: a timer's runs, on a fast clock; nobody raises an event")
     living = Living(place, INTERFACES, ROWS)
     for minute in range(5, 31, 5):
@@ -91,7 +91,7 @@ def show_follow(place: Place) -> None:
         run = living.start()
         if minute == KILLED_AT:
             living.kill(run)
-            print(f"  minute {minute}: the run is killed once it has delivered; its lease begins")
+            print(f"  minute {minute}: the run is killed after it has delivered; its lease begins")
         else:
             living.finish(run)
             print(f"  minute {minute}: {living.rows_written} rows written, {living.lost()} missing")

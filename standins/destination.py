@@ -1,4 +1,4 @@
-"""A log service by the value of LOG_DESTINATION, and the settings that lead to it."""
+"""Stand-ins of log services by LOG_DESTINATION, and the settings to use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from standins.otlp import OTLP
 def log_service(
     destination: str, iam: IAM, key: str, **limits: int
 ) -> tuple[LogService, dict[str, str]]:
-    """A stand-in of the destination, and what to set; `key` is LogDNA's ingestion key.
+    """A stand-in of the destination, and its settings; `key` is LogDNA's ingestion key.
 
     For OTLP it is the value of a header.
     """

@@ -24,7 +24,7 @@ class Answer:
 class Reset:
     """The connection is reset; `accept`: after the request was carried out, so its answer is lost.
 
-    `after_bytes` of the normal answer go out before.
+    First, `after_bytes` of the normal answer are sent.
     """
 
     accept: bool = False
@@ -33,21 +33,21 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """No answer ever comes."""
+    """There is never an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """The normal answer, one byte at a time, with so many seconds between them."""
+    """The normal answer, one byte at a time, with this many seconds between them."""
 
     seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The body ends, and the connection with it, so many bytes before its Content-Length.
+    """The body and the connection end this many bytes before its Content-Length.
 
-    Where none are missing, the connection is closed although the answer did not announce it.
+    With 0 the answer is complete, and the connection is closed without an announcement.
     """
 
     missing_bytes: int = 1
@@ -61,7 +61,7 @@ Fault = Answer | Reset | Silence | Drip | Cut
 
 
 class Script(Generic[Request]):
-    """Which requests meet a fault. Safe to use while the server runs."""
+    """Decides which requests get a fault. Safe to use while the server runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,21 +69,21 @@ class Script(Generic[Request]):
         self._rule: Callable[[Request], Fault | None] | None = None
 
     def next(self, faults: Iterable[Fault | None]) -> None:
-        """The next requests meet these, one each; None is the normal answer."""
+        """The next requests get these faults, one each; None is the normal answer."""
         with self._lock:
             self._next.extend(faults)
 
     def always(self, fault: Fault | None) -> None:
-        """Every request meets this one, until the script says otherwise."""
+        """Every request gets this fault, until the script is changed."""
         self.rule(None if fault is None else lambda _: fault)
 
     def rule(self, rule: Callable[[Request], Fault | None] | None) -> None:
-        """Each request meets what the rule says of it."""
+        """Each request gets the fault that the rule returns for it."""
         with self._lock:
             self._rule = rule
 
     def fault(self, request: Request) -> Fault | None:
-        """What this request meets."""
+        """The fault for this request; None for the normal answer."""
         with self._lock:
             if self._next:
                 return self._next.popleft()

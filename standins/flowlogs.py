@@ -1,4 +1,4 @@
-"""Flow-log objects that look like real ones, the same for the same seed.
+"""Realistic flow-log objects, the same for the same seed.
 
 Layout of keys and documents: IBM Cloud docs, VPC, "Viewing flow log objects".
 """
@@ -20,7 +20,7 @@ INTERFACES = 20
 
 @dataclass(frozen=True, slots=True)
 class FlowLogObject:
-    """An object of the bucket; `body` is gzip, `document` what is in it."""
+    """An object of the bucket; `body` is gzip, `document` is its JSON."""
 
     key: str
     body: bytes
@@ -60,7 +60,7 @@ def flow_log_object(
         "capture_start_time": _time(start),
         "capture_end_time": _time(end),
         "state": "ok",
-        # As in real objects, it can't be relied on.
+        # As in real objects, it is sometimes wrong.
         "number_of_flow_logs": rows if rng.random() < 0.9 else max(rows - 1, 0),
         "flow_logs": [_entry(rng, start) for _ in range(rows)],
     }
@@ -115,7 +115,7 @@ def _entry(rng: random.Random, start: datetime) -> dict[str, Any]:
 def flow_log_objects(
     count: int, rows: int, seed: int = 0, newest: datetime | None = None
 ) -> Iterator[FlowLogObject]:
-    """The last `count` objects of a small fleet, newest first; a key comes up only once."""
+    """The last `count` objects of a few interfaces, newest first; all keys are different."""
     newest = newest or datetime.now(UTC)
     for index in range(count):
         step, interface = divmod(index, INTERFACES)
@@ -124,7 +124,7 @@ def flow_log_objects(
 
 
 def expected_lines(document: dict[str, Any], key: str) -> list[str]:
-    """What the lines of a document say, by the letter of the contract, section 4."""
+    """The lines of a document, exactly as in the contract, section 4."""
     top = {
         name: value
         for name, value in document.items()

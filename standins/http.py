@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server for stand-ins: keep-alive, no log, faults on the wire."""
+"""A small HTTP/1.1 server for stand-ins: keep-alive, no log, faulty answers on request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from standins.faults import Answer, Cut, Drip, Reset, Script, Silence
 
 @dataclass(frozen=True, slots=True)
 class HTTPRequest:
-    """One request as it came over the wire."""
+    """One request as it was received."""
 
     method: str
     target: str
@@ -31,13 +31,13 @@ class HTTPRequest:
 def reset(connection: socket.socket) -> None:
     """End a connection with RST instead of FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # The file objects made from it would keep it open, and close() alone waits for them.
+    # Its file objects keep it open, and close() alone would wait for them.
     connection.shutdown(socket.SHUT_RD)
     connection.close()
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:
-    """Pass on what comes, until its end."""
+    """Forward all data until the end."""
     with suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
@@ -45,7 +45,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 class Proxy:
-    """A proxy that makes tunnels (RFC 9110, 9.3.6), and notes to where."""
+    """A proxy for tunnels (RFC 9110, 9.3.6), which records their targets."""
 
     def __init__(self) -> None:
         self.tunnels: list[str] = []
@@ -54,7 +54,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Base URL, without a slash at its end."""
+        """Base URL, without a trailing slash."""
         return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     def _serve(self) -> None:
@@ -76,7 +76,7 @@ class Proxy:
 
 
 def relay(port: int, to: int) -> None:
-    """Listen on a port of this machine, and pass on what comes to another one; in threads."""
+    """Listen on a port of this machine and forward to another one, in threads."""
 
     def serve() -> None:
         with socket.create_server(("127.0.0.1", port), backlog=128) as listening:
@@ -90,7 +90,7 @@ def relay(port: int, to: int) -> None:
 
 
 class Served:
-    """A server that answers, from a thread of its own, inside a `with` block."""
+    """A server that runs in its own thread inside a `with` block."""
 
     def __init__(self, server: HTTPServer) -> None:
         self._server = server
@@ -99,11 +99,11 @@ class Served:
 
     @property
     def url(self) -> str:
-        """Base URL, without a slash at its end."""
+        """Base URL, without a trailing slash."""
         return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def secure(self, context: ssl.SSLContext) -> None:
-        """From now on it talks TLS."""
+        """Use TLS from now on."""
         self._scheme = "https"
         # The handshake comes with the first read, in the connection's own thread: a client that
         # does not go on with it holds up no other one.
@@ -112,7 +112,7 @@ class Served:
         )
 
     def __enter__(self) -> Self:
-        # The interval is only how soon it notices that it is to stop.
+        # The interval only limits how soon it stops.
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -123,7 +123,7 @@ class Served:
 
 
 class Server(Served):
-    """Base of the stand-ins: `answer` says what a request is answered."""
+    """Base of the stand-ins: `answer` returns the answer to a request."""
 
     def __init__(self) -> None:
         super().__init__(_ThreadingServer(self))
@@ -139,18 +139,18 @@ class Server(Served):
         raise NotImplementedError
 
     def wait_for_requests(self, count: int, seconds: float = 60) -> None:
-        """Wait until so many requests have arrived. Raises TimeoutError."""
+        """Wait until this many requests have arrived. Raises TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self.requests) >= count, seconds):
                 raise TimeoutError(f"{len(self.requests)} of {count} requests after {seconds} s")
 
     def settle(self, seconds: float = 60) -> None:
-        """Wait until all is done that clients which are gone have sent. Raises TimeoutError.
+        """Wait until all requests of clients that have ended are handled. Raises TimeoutError.
 
-        They may have sent a whole request that nobody has begun to read yet.
+        A client may have sent a complete request that the server has not read yet.
         """
         address = self._server.server_address[:2]
-        # Connections are accepted in turn: once this one is served, so are those before it.
+        # Connections are accepted in order: when this one is served, so are the earlier ones.
         with socket.create_connection(address, timeout=seconds) as last:
             last.shutdown(socket.SHUT_WR)
             last.recv(1)
@@ -159,7 +159,7 @@ class Server(Served):
                 raise TimeoutError(f"{self.open_connections} connections after {seconds} s")
 
     def note(self, request: HTTPRequest) -> None:
-        """A request has arrived."""
+        """Record a request."""
         with self._arrived:
             self.requests.append(request)
             self.in_flight += 1
@@ -167,11 +167,11 @@ class Server(Served):
             self._arrived.notify_all()
 
     def wait_silently(self) -> None:
-        """Keep a connection open without a word until the server stops."""
+        """Keep a connection open without an answer until the server stops."""
         self._stopping.wait()
 
     def pause(self, seconds: float) -> bool:
-        """Wait; whether the server is stopping."""
+        """Wait; return whether the server is stopping."""
         return self._stopping.wait(seconds)
 
 
@@ -198,7 +198,7 @@ class _ThreadingServer(ThreadingHTTPServer):
             self.owner._arrived.notify_all()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what tests are about."""
+        """Ignore it: tests close connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._connection_number = owner.connections
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing goes to standard error."""
+        """Print nothing."""
 
     def _serve(self) -> None:
         owner = self.server.owner
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(answer)
 
     def _bytes(self, answer: Answer) -> bytes:
-        """The answer as it goes over the wire."""
+        """The bytes of the answer."""
         headers = {"Date": self.date_time_string(), "Content-Length": str(len(answer.body))}
         lines = [f"HTTP/1.1 {answer.status} {self.responses.get(answer.status, ('Answer',))[0]}"]
         lines += [f"{name}: {value}" for name, value in {**headers, **answer.headers}.items()]

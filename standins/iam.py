@@ -17,7 +17,7 @@ GRANT_CR_TOKEN = "urn:ibm:params:oauth:grant-type:cr-token"
 class IAM(Server):
     """`POST /identity/token` (IAM Identity Services API, "Create an IAM access token").
 
-    `lifetime` of a token in seconds; where `valid_for` is set, it is taken for that long.
+    `lifetime` is what a token says, in seconds; if `valid_for` is set, it is valid for that long.
     """
 
     def __init__(self, api_key: str, lifetime: int = 3600) -> None:
@@ -36,12 +36,12 @@ class IAM(Server):
             return self._valid_until.get(token, 0) > time.monotonic()
 
     def revoke_all(self) -> None:
-        """Make every token issued so far an expired one."""
+        """Expire all tokens issued so far."""
         with self.lock:
             self._valid_until.clear()
 
     def link(self, profile_name: str, profile_id: str, cr_token: str) -> None:
-        """Let whoever has this compute resource token, and no other, use this trusted profile."""
+        """Allow only this compute resource token to use this trusted profile."""
         with self.lock:
             self._linked |= {
                 ("profile_name", profile_name): cr_token,
@@ -49,7 +49,7 @@ class IAM(Server):
             }
 
     def answer(self, request: HTTPRequest) -> Answer:
-        """A token, or the refusal that IAM gives."""
+        """A token, or IAM's refusal."""
         if (request.method, request.target) != ("POST", "/identity/token"):
             return Answer(404)
         if request.headers.get("content-type") != "application/x-www-form-urlencoded":
@@ -72,7 +72,7 @@ class IAM(Server):
         return self._issue()
 
     def _refuse_profile(self, form: dict[str, str], request: HTTPRequest) -> Answer | None:
-        """What IAM says to a wrong exchange of a compute resource token; None to a right one."""
+        """IAM's refusal of an exchange of a compute resource token; None if it is correct."""
         if "authorization" in request.headers:
             return _refusal("BXNIM0513E", "This exchange takes no client credentials.")
         given = form.keys() - {"grant_type", "response_type", "cr_token"}

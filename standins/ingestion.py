@@ -1,4 +1,4 @@
-"""A stand-in for the LogDNA ingestion API, as strict as the real one and stricter."""
+"""A stand-in for the LogDNA ingestion API, at least as strict as the real one."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Refused(Exception):
 class LogService(Server):
     """Base of the log services; `received` holds the lines one accepted, in order.
 
-    `body_limit` in bytes, uncompressed. `refusal` says of the text of a line whether a request with
-    it is refused as a whole, and with which status; `accepted` is what others are answered.
+    `body_limit` in bytes, uncompressed. `refusal` returns the status that refuses a whole request
+    because of a line with this text, or None; `accepted` is the answer to other requests.
     """
 
     text_field: str
@@ -52,11 +52,11 @@ class LogService(Server):
             return [compact(line[self.text_field]) for line in self.received]
 
     def shown(self) -> str:
-        """The last line received, as a person would like to read it."""
+        """The last line received, formatted for a person."""
         return json.dumps(self.received[-1], indent=2)
 
     def answer(self, request: HTTPRequest) -> Answer:
-        """Accept the lines, or say why not."""
+        """Accept the lines, or refuse them."""
         try:
             lines = self._check(request)
             self._check_lines(lines)
@@ -92,7 +92,7 @@ def compact(text: object) -> str:
     if isinstance(text, str):
         return text
     plain = json.dumps(text, separators=(",", ":"), ensure_ascii=False)
-    # A lone surrogate has no UTF-8.
+    # A lone surrogate can't be encoded in UTF-8.
     lone = any("\ud800" <= character <= "\udfff" for character in plain)
     return json.dumps(text, separators=(",", ":")) if lone else plain
 
@@ -100,8 +100,8 @@ def compact(text: object) -> str:
 class Ingestion(LogService):
     """`POST /logs/ingest` of LogDNA.
 
-    `line_status` gives each line a status of its own, by its text; where not all are 200 the answer
-    is a 207 with the list of them (Mezmo docs, "Send Log Lines").
+    `line_status` returns the status of a line by its text; if not all are 200, the answer is a 207
+    with a list of them (Mezmo docs, "Send Log Lines").
     """
 
     text_field = "line"
@@ -115,7 +115,7 @@ class Ingestion(LogService):
         self._key = key
 
     def shown(self) -> str:
-        """What is in the text of the last line received."""
+        """The text of the last line received, formatted for a person."""
         return json.dumps(json.loads(self.received[-1][self.text_field]), indent=2)
 
     def _take(self, lines: list[dict[str, Any]]) -> Answer:

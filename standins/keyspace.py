@@ -1,4 +1,4 @@
-"""A bucket that is nothing but keys, and answers as ListObjectsV2 does (S3 API)."""
+"""A bucket that has only keys, and answers like ListObjectsV2 (S3 API)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def in_order(objects: Iterable[ObjectRef]) -> list[ObjectRef]:
 
 
 class KeySpace:
-    """Objects in the order of their keys; counts the requests, and the keys that it told."""
+    """Objects in the order of their keys; counts the requests and the keys that it returned."""
 
     def __init__(self, refs: Sequence[ObjectRef]) -> None:
         self.refs = refs
@@ -72,7 +72,7 @@ class KeySpace:
 class Fleet(Sequence[ObjectRef]):
     """Interfaces that write an object every five minutes, up to `now`; keys as long as real ones.
 
-    Made when they are asked for, so that there can be any number of them.
+    Each is created when it is read, so there can be any number of them.
     """
 
     def __init__(self, interfaces: int, days: int, now: int) -> None:

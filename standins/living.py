@@ -1,7 +1,7 @@
-"""A bucket that goes on living while a timer's runs come, on a fast clock.
+"""A bucket that gets new objects while a timer starts runs, on a fast clock.
 
-The store's clock is moved on five minutes at a time; each interface writes an object, and then a
-run of follow mode starts as a cron subscription would start it.
+Each step moves the store's clock forward by five minutes; each interface writes an object, and then
+a run of follow mode starts, as a cron subscription would start it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMER = {"FLOWLOG_MODE": "follow", "CE_TYPE": "dev.knative.sources.ping", "CE_DA
 
 @dataclass
 class Living:
-    """What was written, what came of each run, and which lines a killed run may repeat."""
+    """What was written, the exit code of each run, and which lines a killed run may repeat."""
 
     place: Place
     interfaces: int
@@ -44,15 +44,15 @@ class Living:
         return datetime.now(UTC) + timedelta(seconds=self.place.store.clock_offset)
 
     def lost(self) -> int:
-        """Rows that were written and never received; no two of them are the same."""
+        """Number of rows that were written and not received; all rows are different."""
         return self.rows_written - len(set(self.place.ingestion.texts))
 
     def doubled(self) -> set[str]:
-        """Rows that were received more often than once."""
+        """Rows that were received more than once."""
         return {text for text, count in Counter(self.place.ingestion.texts).items() if count > 1}
 
     def five_minutes(self) -> list[FlowLogObject]:
-        """Each interface writes what it has seen in the last five minutes."""
+        """Each interface writes an object with its flows of the last five minutes."""
         self.place.store.clock_offset += TICK_SECONDS - SETTLED_SECONDS
         self.steps += 1
         end = self.now
@@ -67,11 +67,11 @@ class Living:
         return objects
 
     def start(self, **settings: str) -> subprocess.Popen[str]:
-        """Start a tick's run."""
+        """Start a run of the timer."""
         return self.place.start(**TIMER, **settings)
 
     def finish(self, *runs: subprocess.Popen[str]) -> None:
-        """Wait for runs to end; a run that fails shows why."""
+        """Wait for runs to end; print the log of one that fails."""
         for run in runs:
             log = run.communicate(timeout=300)[1]
             self.exits[run.returncode] += 1
@@ -79,7 +79,7 @@ class Living:
                 print(*(f"    {line[:200]}" for line in log.splitlines()[-4:]), sep="\n")
 
     def kill(self, run: subprocess.Popen[str]) -> None:
-        """Kill a run once it has delivered, before it says so; what it sent may come twice."""
+        """Kill a run after it has delivered, before it writes STATE: its lines may come twice."""
         before = len(self.place.ingestion.texts)
 
         def hold(request: S3Request) -> Silence | None:
@@ -96,7 +96,7 @@ class Living:
         self.by_killed |= set(self.place.ingestion.texts[before:])
 
     def worker(self, names: Iterable[str]) -> str:
-        """The one of these job runs that is at work, by what STATE says. Raises TimeoutError."""
+        """Which of these job runs is the worker, according to STATE. Raises TimeoutError."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             content = self.place.store.get(BUCKET, "first_logged")
@@ -107,13 +107,13 @@ class Living:
         raise TimeoutError("none of the runs has become the worker")
 
     def events(self, objects: list[FlowLogObject], share: float) -> None:
-        """Some events come, the others are lost; follow mode needs none of them."""
+        """Some events arrive, the others are lost; follow mode needs none of them."""
         chosen = self.random.sample(objects, round(share * len(objects)))
         for item in chosen:
             self.finish(self.place.start(FLOWLOG_MODE="follow", CE_DATA=event(item.key)))
 
     def store_away(self) -> None:
-        """For two minutes the store answers nothing but 503, and ticks fail."""
+        """For two minutes the store only answers 503, and runs of the timer fail."""
         self.place.store.script.always(SLOW_DOWN)
         self.finish(self.start(FLOWLOG_RETRY_SECONDS="3"))
         self.place.store.clock_offset += 120

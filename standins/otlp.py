@@ -1,6 +1,6 @@
-"""A stand-in for a receiver of OTLP over HTTP, as strict as the specification and stricter.
+"""A stand-in for a receiver of OTLP over HTTP, at least as strict as the specification.
 
-Its records become the lines of the flow log again, by a table of its own, so that tests can compare
+It converts records back into lines of the flow log, by its own table, so that tests can compare
 what arrived with what was in the bucket.
 """
 
@@ -23,7 +23,7 @@ from standins.http import HTTPRequest
 from standins.ingestion import LogService, Refused, unpacked
 
 BODY_LIMIT_BYTES = 4_000_000
-"""What a collector takes by default."""
+"""The default limit of a collector."""
 
 KIND = "application/x-protobuf"
 SEVERITIES = {(SeverityNumber.SEVERITY_NUMBER_INFO, "INFO"),
@@ -34,7 +34,7 @@ ABOUT_RESOURCE = {
     "service.name", "cloud.provider", "cloud.account.id", "cloud.region",
     "cloud.availability_zone", "host.id",
 }  # fmt: skip
-"""Attributes that say again, or beside the object, what its records come from."""
+"""Attributes of the resource that are not fields of the object."""
 
 RECORD = {
     "source.address": "initiator_ip",
@@ -55,7 +55,7 @@ OTHERS = "ibm.vpc.flow."
 
 
 class OTLP(LogService):
-    """`POST /v1/logs`; what a request must bear are `headers`.
+    """`POST /v1/logs`; a request must have these `headers`.
 
     `last` is the last record received, with its resource.
     """
@@ -69,7 +69,7 @@ class OTLP(LogService):
         self._headers = headers
 
     def shown(self) -> str:
-        """The last record received, and where it comes from, as the official package prints it."""
+        """The last record received, with its resource, as the official package prints it."""
         return json_format.MessageToJson(self.last)
 
     def _check(self, request: HTTPRequest) -> list[dict[str, Any]]:
@@ -115,14 +115,14 @@ def flows(body: bytes) -> Iterator[dict[str, object]]:
 
 
 def parsed(body: bytes) -> ExportLogsServiceRequest:
-    """The request of a body by the official messages. Raises Refused."""
+    """The request, parsed by the official package. Raises Refused."""
     request = ExportLogsServiceRequest()
     try:
         request.ParseFromString(body)
     except DecodeError:
-        raise Refused(400, "the body is no ExportLogsServiceRequest") from None
+        raise Refused(400, "the body is not an ExportLogsServiceRequest") from None
     if not request.resource_logs or _has_unknown_fields(request):
-        raise Refused(400, "there are no logs, or fields that no message has")
+        raise Refused(400, "there are no logs, or unknown fields")
     return request
 
 
@@ -133,15 +133,15 @@ def _has_unknown_fields(request: Message) -> bool:
 
 
 def attributes(pairs: Sequence[KeyValue]) -> dict[str, object]:
-    """Attributes by name. Raises Refused: names must not come twice."""
+    """Attributes by name. Raises Refused if a name occurs twice."""
     found = {pair.key: value_of(pair.value) for pair in pairs}
     if len(found) < len(pairs):
-        raise Refused(400, "an attribute comes twice")
+        raise Refused(400, "an attribute occurs twice")
     return found
 
 
 def value_of(value: AnyValue) -> object:
-    """A value as JSON would hold it."""
+    """A value as in JSON."""
     kind = value.WhichOneof("value")
     return getattr(value, kind) if kind else None
 
@@ -159,7 +159,7 @@ def flow(resource: Mapping[str, object], record: LogRecord) -> dict[str, object]
     }
     for name, value in attributes(record.attributes).items():
         if name not in RECORD and not name.startswith(OTHERS):
-            raise Refused(400, f"an attribute that nobody knows: {name}")
+            raise Refused(400, f"an unknown attribute: {name}")
         fields[RECORD.get(name, name.removeprefix(OTHERS))] = WORDS.get(name, {}).get(
             str(value), value
         )

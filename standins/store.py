@@ -1,4 +1,4 @@
-"""A stand-in for COS: moto's S3 behind a gate that wants bearer tokens and can fail on demand."""
+"""A stand-in for COS: moto's S3 behind a server that checks tokens and can fail on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from standins.http import Served, reset
 from standins.iam import IAM
 
 ACCOUNT = "123456789012"
-"""Where moto puts requests that bear no AWS credentials."""
+"""The account that moto uses for requests without AWS credentials."""
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -43,12 +43,12 @@ class S3Request:
 class Store(Served):
     """A bucket server; `iam` says which tokens it accepts (None: any credentials at all).
 
-    `clock_offset`, in seconds, is added to its clock: the `Date` of every answer, and the time that
-    objects bear from then on.
+    `clock_offset`, in seconds, is added to its clock: the `Date` of every answer, and the time of
+    objects that are written later.
     """
 
     def __init__(self, iam: IAM | None = None) -> None:
-        server = make_server("127.0.0.1", 0, self._gate, threaded=True, request_handler=_Handler)
+        server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_Handler)
         server.daemon_threads = True  # type: ignore[attr-defined]
         server.store = self  # type: ignore[attr-defined]
         super().__init__(server)
@@ -57,16 +57,16 @@ class Store(Served):
         self.clock_offset = 0
         self._iam = iam
         self._backend = get_backend("s3")[ACCOUNT]["aws"]
-        # S3 alone: moto's dispatcher guesses the service from a signature, and a token is none.
+        # Only S3, since moto would guess the service from the signature, which tokens lack.
         self._moto = create_backend_app("s3")
-        # Moto looks at a precondition and then writes; the real service does both at once.
+        # Moto checks a precondition and then writes; the real service does both atomically.
         self._write_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._backend.reset()
         return super().__enter__()
 
-    # --- straight to what moto holds, without HTTP -----------------------------------------------
+    # --- direct access to moto, without HTTP -----------------------------------------------------
 
     def create_bucket(self, name: str) -> None:
         """Make an empty bucket."""
@@ -75,20 +75,20 @@ class Store(Served):
     def put(
         self, bucket: str, key: str, body: bytes, last_modified: datetime | None = None
     ) -> None:
-        """Store an object, as if written at `last_modified` (now, where it isn't given)."""
+        """Store an object, as if written at `last_modified` (None: now)."""
         item = self._backend.put_object(bucket, key, body)
         written = last_modified or datetime.now(UTC) + timedelta(seconds=self.clock_offset)
         item.last_modified = written.astimezone(UTC).replace(tzinfo=None)
 
     def get(self, bucket: str, key: str) -> bytes | None:
         """An object's content, or None."""
-        # Not while it is replaced: moto closes what is in it.
+        # Not while it is replaced: moto closes the old content.
         with self._write_lock:
             item = self._backend.get_object(bucket, key)
             return bytes(item.value) if item else None
 
     def written(self, bucket: str, key: str) -> int:
-        """When the object was written, in seconds since the epoch; 0 where there is none."""
+        """When the object was written, in seconds since the epoch; 0 if there is none."""
         item = self._backend.get_object(bucket, key)
         return int(item.last_modified.replace(tzinfo=UTC).timestamp()) if item else 0
 
@@ -97,12 +97,12 @@ class Store(Served):
         self._backend.delete_object(bucket, key)
 
     def operations(self) -> list[str]:
-        """What was asked for, in order."""
+        """The operations of all requests, in order."""
         return [request.operation for request in list(self.requests)]
 
-    # --- the gate --------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------
 
-    def _gate(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _serve(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request = _request(environ)
         self.requests.append(request)
         fault = self.script.fault(request)
@@ -119,7 +119,7 @@ class Store(Served):
         return self._pass_on(request, environ, start_response, fault)
 
     def _set_time(self, environ: Environ, status: str) -> None:
-        """Let an object that was just written bear the time of this store's clock."""
+        """Set the time of an object that was just written to this store's clock."""
         if self.clock_offset and environ["REQUEST_METHOD"] == "PUT" and status.startswith("200"):
             bucket = str(environ["PATH_INFO"]).split("/", 2)[1]
             item = self._backend.get_object(bucket, _request(environ).key)
@@ -129,19 +129,19 @@ class Store(Served):
     def _pass_on(
         self, request: S3Request, environ: Environ, start_response: StartResponse, fault: object
     ) -> Iterable[bytes]:
-        """Moto's answer, damaged as the fault says."""
+        """Moto's answer, damaged according to the fault."""
 
         answered = ""
 
         def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
             nonlocal answered
             answered = status
-            # The server gives every answer its Date.
+            # The server adds the Date.
             kept = [(name, value) for name, value in headers if name.lower() != "date"]
             return start_response(status, kept)
 
-        # Moto takes the key from RAW_URI and only the route from here, where its pattern's dot
-        # stops at the end of a line; a key may hold one.
+        # Moto takes the key from RAW_URI and only the route from here; its pattern does not match
+        # a line end, which a key may have.
         routed = {**environ, "PATH_INFO": environ["PATH_INFO"].replace("\n", "_")}
         if request.operation in ("PUT", "DELETE"):
             with self._write_lock:
@@ -156,7 +156,7 @@ class Store(Served):
             case Reset():
                 return _broken(content[: fault.after_bytes], lambda: reset(connection))
             case Cut() if content:
-                # Half a close: the client reads what there is, and then the end.
+                # Half-close: the client reads the data, and then the end.
                 return _broken(fault.kept(content), lambda: connection.shutdown(socket.SHUT_WR))
             case Drip():
                 return (
@@ -168,7 +168,7 @@ class Store(Served):
 
 
 def s3_error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Answer:
-    """An error as S3 words it."""
+    """An error answer of S3."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
     return Answer(status, {"Content-Type": "application/xml", **(headers or {})}, body.encode())
 
@@ -181,21 +181,21 @@ class _Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """The `Date` of every answer: this store's clock."""
+        """The `Date` of every answer, by this store's clock."""
         store: Store = self.server.store  # type: ignore[attr-defined]
         return formatdate(time.time() + store.clock_offset, usegmt=True)
 
     def run_wsgi(self) -> None:
         """Answer one request and leave the connection open for the next.
 
-        Werkzeug's own closes every connection, answers 500 on one that the gate has reset, and
-        prints a traceback.
+        Werkzeug itself closes every connection, answers 500 on one that was reset, and prints a
+        traceback.
         """
         environ = self.make_environ()
         body = environ["wsgi.input"]
         if "HTTP_TRANSFER_ENCODING" not in environ:
             body = io.BytesIO(self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0)))
-        # Read whole: what were left of it would be taken for the next request.
+        # Read all of it: the rest would be taken for the next request.
         environ["wsgi.input"] = io.BytesIO(body.read())
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -221,10 +221,10 @@ class _Handler(WSGIRequestHandler):
             self.wfile.write(part)
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Nothing goes to standard error."""
+        """Print nothing."""
 
     def handle(self) -> None:
-        """Serve the connection; a client that goes away is what tests are about."""
+        """Serve the connection; ignore clients that close it, as tests do on purpose."""
         try:
             super().handle()
         except (OSError, ValueError):
@@ -233,7 +233,7 @@ class _Handler(WSGIRequestHandler):
 
 def _request(environ: Environ) -> S3Request:
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    # WSGI hands the path over as latin-1 of the decoded bytes (PEP 3333).
+    # WSGI has the path as latin-1 of the decoded bytes (PEP 3333).
     path = environ["PATH_INFO"].encode("latin-1").decode()
     key = path.split("/", 2)[2] if path.count("/") > 1 else ""
     operation = "LIST" if "list-type" in query else environ["REQUEST_METHOD"]
@@ -257,7 +257,7 @@ def _answer(start_response: StartResponse, answer: Answer) -> list[bytes]:
 
 
 def _drop(connection: socket.socket) -> NoReturn:
-    """Reset the connection with no word of an answer, whatever moto has begun to say."""
+    """Reset the connection without an answer, even if moto has begun one."""
     reset(connection)
     raise ConnectionResetError
 

@@ -1,4 +1,4 @@
-"""A bucket that is worth a look: three VPCs, silent and new interfaces, and objects that failed."""
+"""A bucket to show a report of: three VPCs, silent and new interfaces, and failed objects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def renamed(key: str, number: int) -> str:
 
 
 def is_there(number: int, ago: timedelta, rng: random.Random) -> bool:
-    """Whether the interface wrote an object so long ago."""
+    """Whether the interface wrote an object this long ago."""
     if number == SILENT:
         return ago > timedelta(hours=26)
     if number == NEW:
@@ -46,7 +46,7 @@ def is_there(number: int, ago: timedelta, rng: random.Random) -> bool:
 
 
 def objects(now: datetime, every: int = 5) -> Iterator[tuple[str, bytes, datetime]]:
-    """Key, content and time of all objects: one `every` so many minutes for each interface."""
+    """Key, content and time of all objects: one for each interface, `every` so many minutes."""
     rng = random.Random(1)
     for number in range(len(NAMES) * SUBNETS_EACH * INTERFACES_EACH):
         # One content for all objects of an interface, since making them takes longest.

@@ -16,7 +16,7 @@ COMMAND = ("-m", "pip_audit", "--disable-pip", "--require-hashes", "--format=jso
 
 
 def report(answer: Mapping[str, Any]) -> tuple[list[str], int]:
-    """What to say of pip-audit's answer, and the exit code: 1 where a vulnerability is known."""
+    """What to print of pip-audit's answer, and the exit code: 1 if a vulnerability is known."""
     packages = answer["dependencies"]
     asked = [package for package in packages if "vulns" in package]
     known = [
@@ -30,7 +30,7 @@ def report(answer: Mapping[str, Any]) -> tuple[list[str], int]:
 
 
 def main() -> int:
-    """Audit the lock file that the command line names; the exit code."""
+    """Audit the lock file that the command line names; return the exit code."""
     done = subprocess.run(
         [sys.executable, *COMMAND, sys.argv[1]], capture_output=True, text=True, check=False
     )

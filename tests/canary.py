@@ -1,4 +1,4 @@
-"""Secrets of known value, and the search for them in what a run printed."""
+"""Searches the output of a run for the secrets of the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def assert_no_secret(place: Place, result: Result) -> None:
     secrets = [*SECRETS.values(), *place.iam.issued]
     for secret in secrets:
         for text in (secret, f"{secret}:", f":{secret}", f"x:{secret}"):
-            # Wherever it begins in the encoded text, the middle looks one of three ways.
+            # Depending on its position, the encoded text has one of three forms.
             for shift in range(3):
                 encoded = base64.b64encode(b"\0" * shift + text.encode()).decode()
                 assert encoded[4:-4] not in output

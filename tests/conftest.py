@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness import Place, services
 
-# A slow machine is no fault of the code.
+# Tests must not fail on a slow machine.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 

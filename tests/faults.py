@@ -1,4 +1,4 @@
-"""The fault lab: what goes wrong, one row each, and what a run makes of it.
+"""The fault table: one row for each fault, and how a run handles it.
 
 `python -m tests.faults` prints the table of docs/reliability.md.
 """
@@ -27,7 +27,7 @@ from tests.harness import BUCKET, PREFIX, Place
 
 ALL, NONE = "all", "none"
 BATCH = "one request"
-"""A connection that dies after the service took a request is the one source of repeated lines."""
+"""Lines are repeated only if a connection breaks after the service accepted a request."""
 
 DESTINATIONS = ("logdna", "cloud-logs", "otlp")
 NAMES = {"logdna": "LogDNA", "cloud-logs": "Cloud Logs", "otlp": "OTLP"}
@@ -40,7 +40,7 @@ PATIENCE = {"FLOWLOG_RETRY_SECONDS": "6"}
 
 
 def patience(faults: Iterable[Fault | None]) -> dict[str, str]:
-    """Less of it only where an answer is slow, so that a slow machine looks like no fault."""
+    """Shorter only if an answer is slow, so that a slow machine does not look like a fault."""
     return PATIENCE if any(isinstance(fault, Silence | Drip) for fault in faults) else {}
 
 
@@ -77,14 +77,14 @@ class Row:
 
 
 MANY_ROWS = 900
-"""So many rows take more than one request of 2 MB for every two objects."""
+"""With this many rows, two objects need more than one request of 2 MB."""
 
 
 # --- the log service -----------------------------------------------------------------------------
 
 
 def answers(*faults: Fault | None) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The next requests to the log service are answered so."""
+    """The next requests to the log service get these answers."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
         place.ingestion.script.next(faults)
@@ -94,7 +94,7 @@ def answers(*faults: Fault | None) -> Callable[[Place, Sequence[FlowLogObject]],
 
 
 def always(fault: Fault, after: int = 0) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every request to the log service is answered so, but for the first ones."""
+    """Every request to the log service except the first ones gets this answer."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         place.ingestion.script.next([None] * after)
@@ -116,7 +116,7 @@ def having(
 
 
 impatient = functools.partial(having, FLOWLOG_RETRY_SECONDS="0.5")
-# Of requests that are on their way at the same time, any may be the first to arrive.
+# Requests that are sent at the same time can arrive in any order.
 one_by_one = functools.partial(having, FLOWLOG_CONCURRENCY="1")
 
 
@@ -144,7 +144,7 @@ def one_refused(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The receiver takes all records but some, and says how many, but not which."""
+    """The receiver refuses some records, and says how many, but not which."""
     response = ExportLogsServiceResponse()
     response.partial_success.rejected_log_records = 3
     response.partial_success.error_message = "too old"
@@ -152,7 +152,7 @@ def partial_success(place: Place, _: Sequence[FlowLogObject]) -> None:
 
 
 def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """One in so many lines is answered with this status when it comes for the first time."""
+    """One in this many lines gets this status the first time that it is sent."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         texts = [text for item in objects for text in texts_of(item)]
@@ -170,7 +170,7 @@ def not_at_first(status: int, every: int) -> Callable[[Place, Sequence[FlowLogOb
 
 
 def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """These lines (object, row) have this status in a 207, whenever they come."""
+    """These lines (object, row) have this status in a 207 each time that they are sent."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         bad = {texts_of(objects[number])[row] for number, row in lines}
@@ -180,7 +180,7 @@ def never(status: int, *lines: tuple[int, int]) -> Callable[[Place, Sequence[Flo
 
 
 def logdna(place: Place) -> Ingestion:
-    """The log service, which is LogDNA's here."""
+    """The log service, which is LogDNA here."""
     assert isinstance(place.ingestion, Ingestion)
     return place.ingestion
 
@@ -203,7 +203,7 @@ def both(
 
 
 def in_words(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """The service takes the lines and says something that nobody has documented."""
+    """The service accepts the lines with an undocumented text."""
     place.ingestion.accepted = Answer(200, body=b"not all logs were accepted")
 
 
@@ -233,22 +233,24 @@ LOG_SERVICE = [
         destinations=("logdna", "cloud-logs")),
     Row("500, which may not be sent again", answers(Answer(500)), "refused the lines (500)", 1, ALL,
         destinations=("otlp",)),
-    Row("200 with records that were not taken", partial_success, "refused 3 of", 1, ALL,
+    Row("200 with records that were not accepted", partial_success, "refused 3 of", 1, ALL,
         destinations=("otlp",), repeated="not received"),
     Row("a reset before the answer", answers(Reset()), "the connection broke", on_the_wire=True),
     Row("a reset in the middle of the answer", answers(Reset(accept=True, after_bytes=10)),
         "the connection broke", repeated=BATCH, on_the_wire=True),
-    Row("an answer that is lost on the way", answers(None, Reset(accept=True)),
+    Row("an answer that is lost", answers(None, Reset(accept=True)),
         "the connection broke", repeated=BATCH, rows=MANY_ROWS, on_the_wire=True),
     Row("a connection that is closed before the answer", answers(Cut(ALL_BYTES)),
         "the connection broke", repeated=BATCH, on_the_wire=True),
     Row("200 with an answer that ends too early", answers(Cut(1)), "summary", on_the_wire=True),
     Row("connections that are closed after each answer", one_by_one(always(Cut(0))), "summary",
         rows=MANY_ROWS, on_the_wire=True),
-    Row("an answer that never comes", answers(Silence()), "it gave no answer in time",
+    # The wait for an answer and the exchange as a whole end at nearly the same time; either may be
+    # first, and each has its own message.
+    Row("no answer, once", answers(Silence()), "answer in time",
         on_the_wire=True),
-    Row("an answer that drips, byte by byte", answers(Drip(0.2)),
-        "it gave no whole answer in time", repeated=BATCH, on_the_wire=True),
+    Row("an answer that arrives byte by byte", answers(Drip(0.2)),
+        "it gave no complete answer in time", repeated=BATCH, on_the_wire=True),
     *(
         Row("200 with a body that is not JSON", answers(Answer(200, body=b"<html>")), says,
             repeated="not received", remarks=remarks, destinations=(destination,))
@@ -268,7 +270,7 @@ LOG_SERVICE = [
     ),
     Row("400 because of one object", one_refused, "a line is not acceptable", 1, (1,),
         rows=MANY_ROWS),
-    Row("400 for all that comes", always(Answer(400)), "refused the lines (400)", 1, ALL),
+    Row("400 for every request", always(Answer(400)), "refused the lines (400)", 1, ALL),
     Row("a token that expires while a request is split",
         both(refused(400, (1, 3)), revoked_at(4)), "its token had expired", 1, (1,), missing=1,
         destinations=("cloud-logs",)),
@@ -279,11 +281,11 @@ LOG_SERVICE = [
         destinations=("logdna", "cloud-logs")),
     Row("408, which may not be sent again", answers(Answer(408)), "refused the lines (408)", 1, ALL,
         destinations=("otlp",)),
-    Row("207: one line in three is not taken at first", not_at_first(500, every=3),
+    Row("207: one line in three is not accepted at first", not_at_first(500, every=3),
         "it did not take 7 of 20 (500)", destinations=("logdna",)),
     Row("207: two lines are refused", never(400, (0, 2), (2, 4)), "refused the lines (400)", 1,
         (0, 2), missing=2, destinations=("logdna",)),
-    Row("207: one line is never taken", impatient(never(500, (1, 1))),
+    Row("207: one line is never accepted", impatient(never(500, (1, 1))),
         "it did not take 1 of 1 (500)", 1, (1,), missing=1, destinations=("logdna",)),
     Row("207, and 503 when its lines are sent again",
         both(not_at_first(429, every=3), answers(None, Answer(503), Reset())), "it answered 503",
@@ -296,16 +298,16 @@ LOG_SERVICE = [
         destinations=("logdna",)),
     Row("200 that reports an error, always", impatient(always(ERROR)), "with an error: try later",
         1, ALL, destinations=("logdna",)),
-    Row("200 that says in words that not all was accepted", in_words, "not all logs were accepted",
+    Row("200 with a text that not all was accepted", in_words, "not all logs were accepted",
         destinations=("cloud-logs",), remarks=1),
     Row("413: requests are too large", lambda place, _: None, "summary",
         limits=(("body_limit", 10_000),)),
     Row("413: even a single line is too large", lambda place, _: None, "refused the lines (413)", 1,
         ALL, limits=(("body_limit", 500),)),
-    Row("503 for good", impatient(always(Answer(503))), "it answered 503", 1, ALL),
+    Row("503, always", impatient(always(Answer(503))), "it answered 503", 1, ALL),
     Row("503 asking to wait for an hour", always(Answer(503, {"Retry-After": "3600"})),
         "it answered 503", 1, ALL),
-    Row("no answer, ever", impatient(always(Silence())), "it gave no answer in time", 1, ALL),
+    Row("no answer, always", impatient(always(Silence())), "answer in time", 1, ALL),
 ]  # fmt: skip
 
 
@@ -313,7 +315,7 @@ LOG_SERVICE = [
 
 
 def first_get(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The first reads of the first object meet these faults."""
+    """The first reads of the first object get these faults."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         left = list(faults)
@@ -330,7 +332,7 @@ def first_get(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict
 
 
 def one_object(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every read of the first object meets this fault."""
+    """Every read of the first object gets this fault."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         place.store.script.rule(
@@ -343,7 +345,7 @@ def one_object(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]
 
 
 def listing(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """The first requests for the listing meet these faults."""
+    """The first requests for the listing get these faults."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         left = list(faults)
@@ -355,7 +357,7 @@ def listing(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
 
 
 def wrong_etag(times: int) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """The first object comes with an ETag that isn't the checksum of what comes."""
+    """The first object has an ETag that is not the checksum of its content."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> dict[str, str]:
         answer = Answer(
@@ -369,7 +371,7 @@ def wrong_etag(times: int) -> Callable[[Place, Sequence[FlowLogObject]], dict[st
 
 
 def expired(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The token that did for the listing has expired when the first object is read."""
+    """The token of the listing has expired when the first object is read."""
     left = [True]
 
     def rule(request: S3Request) -> Fault | None:
@@ -382,7 +384,7 @@ def expired(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def deleted(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The first object goes when the listing has been made."""
+    """The first object is deleted after it was listed."""
 
     def rule(request: S3Request) -> Fault | None:
         if request.operation == "GET":
@@ -393,7 +395,7 @@ def deleted(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The first object is written anew, with the same flows, when the listing has been made."""
+    """The first object is written again, with the same flows, after it was listed."""
     content = gzip.compress(b" " + gzip.decompress(objects[0].body))
 
     def rule(request: S3Request) -> Fault | None:
@@ -405,7 +407,7 @@ def replaced(place: Place, objects: Sequence[FlowLogObject]) -> None:
 
 
 def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """The next requests to IAM are answered so."""
+    """The next requests to IAM get these answers."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> None:
         place.iam.script.next(faults)
@@ -414,7 +416,7 @@ def iam(*faults: Fault) -> Callable[[Place, Sequence[FlowLogObject]], None]:
 
 
 def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[str, str]]:
-    """Every request to IAM is answered so, and the job does not wait for long."""
+    """Every request to IAM gets this answer, and the job does not retry for long."""
 
     def arrange(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
         place.iam.script.always(fault)
@@ -424,13 +426,13 @@ def iam_always(fault: Fault) -> Callable[[Place, Sequence[FlowLogObject]], dict[
 
 
 def expired_while_iam_is_away(place: Place, objects: Sequence[FlowLogObject]) -> None:
-    """The token is refused in the middle of a run, and IAM can't give another one at once."""
+    """The token is refused in the middle of a run, and IAM can't issue another one at once."""
     expired(place, objects)
     place.iam.script.next([None, Answer(503), Answer(429, {"Retry-After": "1"})])
 
 
 def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
-    """Every token is to be renewed at once, and IAM gives no second one."""
+    """Every token is due for renewal at once, and IAM issues no second one."""
     place.iam.lifetime = 0
     place.iam.valid_for = 3600
     place.iam.script.next([None])
@@ -438,7 +440,7 @@ def renewal_fails(place: Place, _: Sequence[FlowLogObject]) -> None:
 
 
 def all_reads(place: Place, fault: Fault, seconds: float) -> None:
-    """Once two objects were read, every read meets this fault for a while."""
+    """After two objects were read, every read gets this fault for some time."""
     read: list[float] = []
 
     def rule(request: S3Request) -> Fault | None:
@@ -475,7 +477,7 @@ def stale(place: Place, _: Sequence[FlowLogObject]) -> dict[str, str]:
 
 
 def several(fault: Fault, count: int) -> Callable[[Place, Sequence[FlowLogObject]], None]:
-    """Every read of the first objects meets this fault."""
+    """Every read of the first objects gets this fault."""
 
     def arrange(place: Place, objects: Sequence[FlowLogObject]) -> None:
         keys = {item.key for item in objects[:count]}
@@ -490,14 +492,14 @@ IAM = [
     Row("503 twice", iam(Answer(503), Answer(503)), "summary"),
     Row("429 with `Retry-After`, four times", iam(*[Answer(429, {"Retry-After": "0"})] * 4),
         "it answered 429"),
-    Row("503 for good", iam_always(Answer(503)), "look at IAM_ENDPOINT", 1),
+    Row("503, always", iam_always(Answer(503)), "look at IAM_ENDPOINT", 1),
     Row("429 asking to wait for an hour", iam(Answer(429, {"Retry-After": "3600"})),
         "look at IAM_ENDPOINT", 1),
     Row("503 and 429 when a token has expired in the middle of a run", expired_while_iam_is_away,
         "it answered 503"),
-    Row("503 while the token is still taken", renewal_fails, "summary"),
+    Row("503 while the token is still valid", renewal_fails, "summary"),
     Row("a reset before the answer", iam(Reset()), "summary", on_the_wire=True),
-    Row("an answer that never comes", iam(Silence()), "summary", on_the_wire=True),
+    Row("no answer, once", iam(Silence()), "summary", on_the_wire=True),
     Row("a refusal", iam(*[Answer(400)] * 9), "look at APIKEY", 1),
     Row("a redirect", iam(*[REDIRECT] * 9), "look at IAM_ENDPOINT", 1),
     Row("200 with a body that is not JSON", iam_always(Answer(200, body=b"<html>")),
@@ -507,24 +509,24 @@ IAM = [
 
 STORE = [
     Row("503 SlowDown, twice", first_get(SLOW_DOWN, SLOW_DOWN), "summary"),
-    Row("503 SlowDown to every read, for a while", slow_down, "503 SlowDown"),
-    Row("503 SlowDown for one object, for good", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
-    Row("500 for three objects, for good", several(s3_error(500, "InternalError"), 3),
+    Row("503 SlowDown for every read, for some time", slow_down, "503 SlowDown"),
+    Row("503 SlowDown for one object, always", one_object(SLOW_DOWN), "503 SlowDown", 1, (0,)),
+    Row("500 for three objects, always", several(s3_error(500, "InternalError"), 3),
         "500 InternalError", 1, (0, 1, 2)),
     Row("503 asking to wait for an hour", listing(s3_error(503, "SlowDown",
         {"Retry-After": "3600"})), "503 SlowDown", 1),
-    Row("503 for good", having(listing(*[SLOW_DOWN] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
+    Row("503, always", having(listing(*[SLOW_DOWN] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
         "503 SlowDown", 1),
-    Row("a store that can be reached only after a while", late, "can't be reached",
+    Row("a store that can be reached only later", late, "can't be reached",
         on_the_wire=True),
-    Row("an answer that never comes", first_get(Silence()), "summary", on_the_wire=True),
-    Row("an answer that drips, byte by byte", first_get(Drip(0.2)), "summary", on_the_wire=True),
+    Row("no answer, once", first_get(Silence()), "summary", on_the_wire=True),
+    Row("an answer that arrives byte by byte", first_get(Drip(0.2)), "summary", on_the_wire=True),
     Row("a reset before the answer", first_get(Reset()), "summary", on_the_wire=True),
     Row("a reset in the middle of an object", first_get(Reset(accept=True, after_bytes=100)),
         "summary", on_the_wire=True),
     Row("a body shorter than its `Content-Length`", first_get(Cut(50)), "summary",
         on_the_wire=True),
-    Row("a body that is always short", one_object(Cut(50)), "no whole answer", 1, (0,),
+    Row("a body that is always short", one_object(Cut(50)), "no complete answer", 1, (0,),
         on_the_wire=True),
     Row("connections that are closed after each answer", stale, "summary", on_the_wire=True),
     Row("a body that does not match its ETag", wrong_etag(1), "summary"),
@@ -535,18 +537,19 @@ STORE = [
     Row("403 on the listing", listing(*[s3_error(403, "AccessDenied")] * 9), "403 AccessDenied", 1),
     Row("an archived object", one_object(s3_error(403, "InvalidObjectState")), "archived", 1, (0,)),
     *(
-        Row(f"{status} on one object", one_object(s3_error(status, code)), "does not hand out", 1,
+        Row(f"{status} on one object", one_object(s3_error(status, code)), "refuses to return", 1,
             (0,))
         for status, code in ((400, "InvalidRequest"), (405, "MethodNotAllowed"))
     ),
-    Row("an object deleted between listing and reading", deleted, "gone before it was read",
+    Row("an object deleted between listing and reading", deleted, "deleted before it was read",
         skipped=(0,)),
     Row("an object replaced between listing and reading", replaced, "summary"),
     Row("a page of the listing that fails three times", listing(SLOW_DOWN,
         s3_error(429, "TooManyRequests", {"Retry-After": "0"}), SLOW_DOWN), "503 SlowDown"),
     Row("a page of the listing that is cut short", listing(Cut(100)), "summary", on_the_wire=True),
-    Row("a listing that is no listing", having(listing(*[Answer(200, body=b"<html></html>")] * 99),
-        FLOWLOG_RETRY_SECONDS="0.5"), "look at COS_ENDPOINT", 1),
+    Row("an answer that is not a listing",
+        having(listing(*[Answer(200, body=b"<html></html>")] * 99), FLOWLOG_RETRY_SECONDS="0.5"),
+        "look at COS_ENDPOINT", 1),
 ]  # fmt: skip
 
 
@@ -584,7 +587,7 @@ def flows(entries: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, again and again."""
+    """About a megabyte that unpacks to 10 GB: the same flushed block of spaces, repeated."""
     packer = zlib.compressobj(9, wbits=31)
     begin = packer.compress(b'{"flow_logs":[{}') + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(b" " * (10 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -604,7 +607,7 @@ HOSTILE = [
     Hostile("several gzip members", lambda: gzip.compress(GOOD[:9]) + gzip.compress(GOOD[9:]),
             (GOOD_LINE,)),
     Hostile("a gzip bomb: 1 MB that unpacks to 10 GB", bomb, refused="too large"),
-    Hostile("garbage behind the gzip", lambda: gzip.compress(GOOD) + b"garbage",
+    Hostile("garbage after the gzip", lambda: gzip.compress(GOOD) + b"garbage",
             refused="bad gzip"),
     Hostile("invalid UTF-8", value(b'"\xff"'), refused="bad JSON"),
     Hostile("a UTF-8 BOM", plain(b"\xef\xbb\xbf" + GOOD), (GOOD_LINE,)),
@@ -641,7 +644,7 @@ HEAD = ("fault", "flows", "received", "not delivered", "twice", "exit", "look fo
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    """What is in the bucket, what arrives, what doesn't (all of it named), what arrives twice."""
+    """Flows in the bucket, received, not delivered (all of them named), and received twice."""
     flows = row.rows * OBJECTS
     missing = row.rows * len(row.failed) if isinstance(row.failed, tuple) else 0
     missing = missing if row.missing is None else row.missing
@@ -657,7 +660,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _hostile_cells(row: Hostile) -> tuple[str, ...]:
-    """The object in question only; the good ones beside it always arrive."""
+    """Only the faulty object; the good ones are always delivered."""
     says = f"`{row.refused or 'summary'}`"
     code = str(int(bool(row.refused)))
     return (

@@ -25,7 +25,7 @@ from standins.ingestion import LogService, compact
 from standins.store import Store
 
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
-"""Whether all the slow cases are wanted as well; `make nightly` sets it."""
+"""Whether to run slow tests too; `make nightly` sets it."""
 
 PROJECT = Path(__file__).parent.parent
 BUCKET = "flow-logs"
@@ -50,7 +50,7 @@ def settings_read() -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a finished run left behind."""
+    """The exit code and output of a finished run."""
 
     code: int
     log: str
@@ -85,7 +85,7 @@ class Place:
         return finish(self.start(**settings))
 
     def put(self, *objects: FlowLogObject) -> Counter[str]:
-        """Upload objects; the lines they should become."""
+        """Upload objects; return the lines that they should become."""
         for item in objects:
             self.store.put(BUCKET, item.key, item.body)
         return lines_of(*objects)
@@ -125,7 +125,7 @@ def without_object(text: str) -> str:
 
 
 def short_name(key: str) -> str:
-    """What `_object` says of an object with this key."""
+    """The `_object` of an object with this key."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -166,7 +166,7 @@ def event(key: object, **fields: object) -> str:
 
 @contextmanager
 def services(destination: str = "logdna", **limits: int) -> Iterator[Place]:
-    """Fresh stand-ins with an empty bucket, the bearer-token way."""
+    """New stand-ins with an empty bucket, and credentials for bearer tokens."""
     with IAM(SECRETS["APIKEY"]) as iam, Store(iam) as store:
         service, settings = log_service(destination, iam, SECRETS["LOGDNA_INGESTION_KEY"], **limits)
         with service as sink:

@@ -1,8 +1,8 @@
-"""Runs production code in threads of which only one moves at a time, request by request.
+"""Runs production code in threads, of which only one runs at a time, request by request.
 
-A model decides which run takes its next step, and whether it dies before or after it. Between two
-steps every run stands still in front of its next request, so all that could happen between any two
-requests of real processes can be made to happen, and happens again for the same decisions.
+A model decides which run makes its next request, and whether it crashes before or after it. Between
+steps every run waits before its next request. So a test can produce every order of requests of real
+processes, and repeat it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class Crash(BaseException):
-    """The process dies. Not an Exception: no code of the job gets to handle it."""
+    """The process dies. Not an Exception, so that no code of the job handles it."""
 
 
 class Run:
-    """One run of the job. `wake_at` is the time before which it must not be stepped."""
+    """One run of the job. `wake_at` is the time before which `step` must not be called."""
 
     def __init__(self, name: str, body: Callable[[Run], None]) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Run:
         return result
 
     def pause(self, until: float) -> None:
-        """Called in the run's thread: do nothing before that time."""
+        """Called in the run's thread: wait until that time."""
         self.wake_at = until
         self.request(lambda: None)
         self.wake_at = 0.0

@@ -115,7 +115,7 @@ def test_two_versions_are_compared():
     assert "| what | old | new |" in report.table(rows, "old", "new")
 
 
-def test_the_table_says_what_is_met():
+def test_the_table_is_up_to_date():
     text = report.table([Row("a", "2 s", "1 s", "2", "3", False), Row("b", "", "1 s")])
     assert "| a | 2 s | 1 s | 2 | 3 | **no** |" in text
     assert "| b |  | 1 s |  |  |  |" in text

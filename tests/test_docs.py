@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, and what it says of the code is true."""
+"""The documentation: its links work, and what it says about the code is true."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_messages_that_troubleshooting_quotes_are_those_of_the_code() -> Non
     quoted = [text for cell in first_cells("operations.md") for text in re.findall("`(.+?)`", cell)]
     messages = [text for text in quoted if " " in text]
     assert len(messages) > 10
-    # What a message is put together from: names, numbers, and the store's own error codes.
+    # The variable parts of messages: names, numbers, and the store's error codes.
     seams = r"…|: |[()]|\d+|\b[A-Z][a-z]+(?:[A-Z][a-z]+)+|^the log service |^IBM Cloud Logs "
     for message in messages:
         for part in re.split(seams, message):

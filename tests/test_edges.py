@@ -1,4 +1,4 @@
-"""Whatever comes from outside: a run has an exit code of the contract, and names its failures.
+"""For any input from outside, a run ends with an exit code of the contract and names failures.
 
 Each input is made from its number alone, so that a failure is met again by that number.
 """
@@ -68,7 +68,7 @@ def mutated_json(value: object, chance: random.Random) -> object:
 
 
 def mutated_answer(good: bytes, request: bytes, chance: random.Random) -> bytes:
-    """An answer in which something is odd: status, headers, body, or just some bytes."""
+    """An answer with an unusual status, header or body, or only some bytes."""
     head, _, body = good.partition(b"\r\n\r\n")
     match chance.randrange(6):
         case 0:
@@ -76,7 +76,7 @@ def mutated_answer(good: bytes, request: bytes, chance: random.Random) -> bytes:
         case 1:
             body = mutated(body, chance)
         case 2:
-            # What was sent comes back, credentials and all.
+            # The request itself is returned, including credentials.
             return answer(chance.choice(STATUSES), request, Retry_After=chance.choice(["0", "x"]))
         case 3:
             if body[:1] in (b"{", b"["):
@@ -102,7 +102,7 @@ def check(result: Result, number: int) -> None:
     summary = json.loads(result.log.splitlines()[-1].removeprefix("summary "))
     assert "fault of this program" not in result.log and "Traceback" not in result.log, why
     if result.code == 1:
-        assert summary["failed_total"] or "not delivered: what the bucket" in result.log, why
+        assert summary["failed_total"] or "not delivered: all objects of bucket" in result.log, why
     for secret in (*SECRETS.values(), TOKEN, "pass-canary-word"):
         assert secret not in result.log, why
         assert base64.b64encode(secret.encode()).decode()[:-4] not in result.log, why
@@ -150,7 +150,7 @@ def test_any_event(monkeypatch: pytest.MonkeyPatch) -> None:
 NETWORK = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY",
            "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")  # fmt: skip
 MADE_UP = {"FLOWLOG_RETRY_SECONDS", "FLOWLOG_CONCURRENCY", "FLOWLOG_MODE"}
-"""Left alone, so that a run stays short."""
+"""Not changed, so that a run stays short."""
 
 
 def test_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_any_ini_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_good_answers_are_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the tests above would look at nothing."""
+    """Otherwise the tests above would test nothing."""
     assert LISTING
     with wire(monkeypatch) as run:
         for destination in ("logdna", "cloud-logs"):

@@ -1,4 +1,4 @@
-"""The fault lab, row by row, against each destination."""
+"""The fault table, row by row, with all destinations."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ PLAIN, TLS = "http", "https"
 
 
 def schemes(row: Row, destination: str) -> tuple[str, ...]:
-    """How the services are talked to: by night both ways.
+    """The schemes of the services' URLs: both in nightly runs.
 
-    By day what breaks a connection comes over TLS, as everybody has it, and for one destination,
-    since they have the same connections; all the rest comes without TLS.
+    In other runs faults of a connection are tested over TLS, as it is in use, and with one
+    destination, since all have the same connections; all other faults are tested over plain HTTP.
     """
     if NIGHTLY:
         return PLAIN, TLS
@@ -98,13 +98,13 @@ def test_a_fault(
         check_accounts(place, row, items, result)
 
 
-NOT_LISTED = f"not delivered: what the bucket {BUCKET} holds under "
-"""Stands for the objects' names where a run ended before it knew of any."""
+NOT_LISTED = f"not delivered: all objects of bucket {BUCKET} whose keys start with "
+"""Logged instead of the objects' names if a run ended before it knew any."""
 
 
 @pytest.mark.parametrize("row", [row for row in (*STORE, *IAM) if row.code and row.failed == NONE])
 def test_a_fault_before_the_first_object_in_an_events_run(row: Row, tmp_path: Path) -> None:
-    """A listing that fails is no fault of such a run; for every other one its object is named."""
+    """A failed listing does not affect such a run; after all other faults its object is named."""
     with arranged(row, "logdna", None, tmp_path) as (place, items, settings):
         result = place.run(CE_DATA=event(items[0].key), **settings)
         assert result.failed().keys() == ({items[0].key} if result.code else set()), result.log
@@ -112,7 +112,7 @@ def test_a_fault_before_the_first_object_in_an_events_run(row: Row, tmp_path: Pa
 
 
 def check_accounts(place: Place, row: Row, items: list[FlowLogObject], result: Result) -> None:
-    """What arrived, and what the run says of it, against what was there."""
+    """Compare what was received, and what the run reported, with the bucket."""
     received = place.received()
     failed = set(result.failed())
     if result.code:

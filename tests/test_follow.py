@@ -25,7 +25,7 @@ HOUR, DAY = 3600, 86_400
 
 @pytest.fixture
 def objects() -> list[FlowLogObject]:
-    """Of the last quarter of an hour, in the order in which they are written."""
+    """Objects of the last 15 minutes, in the order in which they are written."""
     return in_order(60, 2)
 
 
@@ -36,7 +36,7 @@ def in_order(count: int, rows: int) -> list[FlowLogObject]:
 
 
 def put(place: Place, objects: list[FlowLogObject]) -> None:
-    """Upload them as collectors do: soon after the flows."""
+    """Upload them like a collector: soon after the flows."""
     for item in objects:
         end = datetime.fromisoformat(item.document["capture_end_time"])
         place.store.put(BUCKET, item.key, item.body, end + timedelta(seconds=20))
@@ -54,7 +54,7 @@ def state(place: Place) -> dict[str, Any]:
 
 
 def refuse(*keys: str) -> Callable[[S3Request], Answer | None]:
-    """No permission to read these objects, or, without any, all."""
+    """No permission to read these objects; without any, all objects."""
 
     def rule(request: S3Request) -> Answer | None:
         read = request.operation == "GET" and request.key != STATE
@@ -67,7 +67,9 @@ def refuse(*keys: str) -> Callable[[S3Request], Answer | None]:
 # --- the marks -----------------------------------------------------------------------------------
 
 
-def test_each_tick_pushes_what_is_new(place: Place, objects: list[FlowLogObject]) -> None:
+def test_each_run_of_the_timer_pushes_new_objects(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
     put(place, objects[:40])
     for size, last in ((40, 39), (0, 39), (20, 59), (0, 59)):
         if size == 20:
@@ -91,7 +93,9 @@ def test_a_quiet_tick_reads_each_interface_once(place: Place, objects: list[Flow
     assert operations.count("PUT") == 3  # the precondition is tried, then claim and release
 
 
-def test_what_has_not_settled_is_the_next_ticks(place: Place, objects: list[FlowLogObject]) -> None:
+def test_objects_that_have_not_settled_are_pushed_by_the_next_run(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
     put(place, objects[:5])
     place.store.put(BUCKET, objects[5].key, objects[5].body)
     assert tick(place).summary["objects"] == 5
@@ -100,14 +104,16 @@ def test_what_has_not_settled_is_the_next_ticks(place: Place, objects: list[Flow
     assert place.received() == lines_of(*objects[:6])
 
 
-def test_the_first_tick_begins_where_it_is_told(place: Place, objects: list[FlowLogObject]) -> None:
+def test_the_first_run_begins_at_the_configured_time(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
     put(place, objects)
     since = datetime.fromisoformat(objects[40].document["capture_end_time"])
     assert tick(place, FLOWLOG_SINCE=since.isoformat()).code == 0
     new = [item for item in objects if item.document["capture_end_time"] >= f"{since:%FT%TZ}"]
     assert 20 <= len(new) < 60
     assert place.received() == lines_of(*new)
-    # Later on there is a mark, and it alone counts.
+    # Later there is a mark, and only the mark counts.
     assert tick(place, FLOWLOG_SINCE="7d").summary["objects"] == 0
 
 
@@ -133,7 +139,9 @@ def test_keys_of_another_form_are_found_at_once(place: Place, objects: list[Flow
     assert [tick(place).summary["objects"] for _ in "ab"] == [2, 0]
 
 
-def test_a_finished_catch_up_is_gone_on_from(place: Place, objects: list[FlowLogObject]) -> None:
+def test_follow_continues_from_a_finished_catch_up(
+    place: Place, objects: list[FlowLogObject]
+) -> None:
     put(place, objects[:40])
     assert place.run(FLOWLOG_MODE="catch-up").code == 0
     place.store.clock_offset = 120
@@ -223,7 +231,7 @@ def test_an_object_that_can_not_be_read_is_parked(
     assert result.failed().keys() == {item.key for item in stuck}
     assert {one["key"] for one in state(place)["parked"]} == {item.key for item in stuck}
     assert place.received() == lines_of(*others)
-    # They don't hold up what comes next.
+    # They do not delay later objects.
     put(place, objects[50:])
     result = tick(place)
     assert (result.code, result.summary["objects"]) == (1, 10)
@@ -269,7 +277,7 @@ def test_a_role_that_is_taken_away_moves_nothing(
     assert place.received() == lines_of(*objects)
 
 
-def test_more_than_a_hundred_that_can_not_be_read_are_no_matter_of_objects(place: Place) -> None:
+def test_more_than_a_hundred_unreadable_objects_mean_a_wrong_setting(place: Place) -> None:
     many = in_order(130, 1)
     put(place, many)
     place.store.script.rule(refuse(*(item.key for item in many[1:])))

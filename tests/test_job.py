@@ -47,7 +47,7 @@ IMPATIENT = {"FLOWLOG_RETRY_SECONDS": "0.5"}
 
 
 def strange_objects() -> list[FlowLogObject]:
-    """Realistic objects under keys that a client is tempted to decode."""
+    """Realistic objects with keys that a client might decode by mistake."""
     plain = flow_log_objects(len(STRANGE_KEYS), 3, seed=5)
     return [
         FlowLogObject(key, item.body, item.rows, item.document)
@@ -171,7 +171,7 @@ def test_a_period_names_the_objects_of_a_run_without_an_event(place: Place, mode
     assert place.run(FLOWLOG_MODE=mode, **period).code == 0
     pushed = [json.loads(text)["key"] for text in place.ingestion.texts]
     assert pushed == [f"{PREFIX}2", f"{PREFIX}3"]
-    # An event means its object, whenever that was written.
+    # An event means its object, at any time it was written.
     assert place.run(FLOWLOG_MODE=mode, **period, CE_DATA=event(f"{PREFIX}5")).code == 0
     assert json.loads(place.ingestion.texts[-1])["key"] == f"{PREFIX}5"
 
@@ -284,7 +284,7 @@ def test_an_event_has_nothing_to_do_in_follow_mode(place: Place) -> None:
     place.put(item)
     result = place.run(FLOWLOG_MODE="follow", CE_DATA=event(item.key))
     assert result.code == 0
-    assert "the timer's runs find it" in result.log
+    assert "a run of the timer will push it" in result.log
     assert result.summary["skipped"] == 1
     assert place.store.requests == []
 
@@ -298,10 +298,10 @@ def test_the_events_bucket_wins_over_the_setting(place: Place) -> None:
     assert place.received() == expected
 
 
-def test_an_object_that_is_gone_is_a_warning(place: Place) -> None:
+def test_a_deleted_object_is_a_warning(place: Place) -> None:
     result = place.run(CE_DATA=event(PREFIX + "gone"))
     assert result.code == 0
-    assert "WARNING gone before it was read" in result.log
+    assert "WARNING deleted before it was read" in result.log
     assert (result.summary["skipped"], result.summary["objects"]) == (1, 0)
 
 
@@ -324,7 +324,7 @@ def test_an_object_that_goes_between_listing_and_reading(place: Place) -> None:
 
 
 def assert_one_clear_sentence(result: Result, *names: str) -> None:
-    """Exit 1, and exactly what a person needs to see."""
+    """Exit 1, and exactly the messages that a person needs."""
     assert result.code == 1, result.log
     assert "Traceback" not in result.log
     errors = [line for line in result.log.splitlines() if " ERROR " in line]
@@ -435,7 +435,7 @@ def test_a_service_that_never_works(place: Place) -> None:
     assert result.summary["lines_delivered"] == 0
 
 
-def test_sigterm_ends_the_waiting_and_names_what_was_not_delivered(place: Place) -> None:
+def test_sigterm_ends_waits_and_undelivered_objects_are_named(place: Place) -> None:
     objects = list(flow_log_objects(3, 2))
     place.put(*objects)
     place.ingestion.script.always(Answer(503, {"Retry-After": "100"}))

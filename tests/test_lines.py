@@ -175,7 +175,8 @@ PACKED = gzip.compress(GOOD, mtime=0)
     ids=["plain", "bom", "space", "gzip", "two members", "padding"],
 )
 def test_accepted_forms(content: bytes) -> None:
-    assert decode(content) == FlowLog({"a": 1}, [{"b": 2}])
+    flow_log = decode(content)
+    assert (flow_log.fields, list(flow_log.entries)) == ({"a": 1}, [{"b": 2}])
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,9 @@ def test_accepted_forms(content: bytes) -> None:
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
 def test_refused_objects(content: bytes, reason: str) -> None:
+    """Before any line of them goes out."""
     with pytest.raises(Unreadable, match=reason):
-        decode(content)
+        next(iter(Lines(decode(content), "k")))
 
 
 def test_the_limit_holds_for_gzip_and_for_plain_text() -> None:

@@ -1,4 +1,4 @@
-"""Delivery on its own: batches, what an answer means, retries, receipts."""
+"""Delivery without the rest of the job: batches, answers, retries, receipts."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_overloaded_service_gets_fewer_requests_at_once(
     assert sizes[0] == size
 
 
-def test_no_more_requests_are_on_the_wire_than_the_window_says() -> None:
+def test_the_window_limits_the_requests_in_flight() -> None:
     """Six batches, a window of two: the third is not sent before one of the first is answered."""
     with Ingestion(KEY) as service:
         sender = delivery(service, concurrency=6)
@@ -149,7 +149,7 @@ def test_tries_go_on_however_many_they_are(service: Ingestion, status: int) -> N
 @pytest.mark.parametrize(
     ("status", "requests"), [(200, 1), (202, 1), (429, 2), (503, 2), (413, 3), (103, 2)]
 )
-def test_the_status_counts_also_where_the_rest_can_not_be_read(
+def test_the_status_counts_even_if_the_body_can_not_be_read(
     service: Ingestion, status: int, requests: int
 ) -> None:
     def refuse(request: HTTPRequest) -> Answer | None:
@@ -195,7 +195,7 @@ def test_a_wrong_key_stops_everything_at_once(service: Ingestion, status: int) -
 
 
 def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(service: Ingestion) -> None:
-    """One request waits for its next try for longer than a test may take, another gets a 401."""
+    """One request waits longer for its next try than a test may take; another gets a 401."""
     slow = RetryPolicy(seconds=3_000, first_wait=0.001)
 
     def rule(request: HTTPRequest) -> Answer | None:
@@ -231,7 +231,7 @@ def test_a_redirect_is_not_followed(service: Ingestion) -> None:
 
 
 def test_too_large_is_split_down_to_single_lines(service: Ingestion) -> None:
-    """The service takes 2,000 bytes; half of the lines are larger than that on their own."""
+    """The service accepts 2,000 bytes; half of the lines alone are larger than that."""
     sender = delivery(service, batch=100_000)
     for owner in range(16):
         add(sender, owner, 2_500 if owner % 2 else 300)
@@ -267,7 +267,7 @@ def test_one_bad_line_fails_alone(roomy: Ingestion) -> None:
 
 
 def test_many_bad_lines_take_few_others_with_them(roomy: Ingestion) -> None:
-    """64 requests don't show all of them; the others that fail are near one of them."""
+    """64 requests do not find all of them; the other lines that fail are near one of them."""
     roomy.refusal = bad(*range(0, 400, 40))
     receipt = send(delivery(roomy, batch=100_000), 400)
     assert len(roomy.requests) == SPLIT_REQUESTS
@@ -290,7 +290,7 @@ def test_of_an_object_with_a_bad_line_the_others_are_delivered(roomy: Ingestion)
 
 
 def test_a_service_that_refuses_everything_is_not_asked_for_every_line(roomy: Ingestion) -> None:
-    """The first batch takes 64 requests, each later one takes one, until something is taken."""
+    """The first batch needs 64 requests, each later one needs one, until a line is accepted."""
     sender, made = delivery(roomy, batch=100_000), []
 
     def batch(*owners: int) -> Receipt:
@@ -390,7 +390,7 @@ def test_words_of_a_service_that_takes_lines_are_counted(
     assert caplog.text.count("2 logs were not accepted") == sender.traffic.remarks
 
 
-def test_an_answer_is_read_also_where_it_is_compressed_although_nobody_asked_for_it(
+def test_a_compressed_answer_is_read_although_it_was_not_requested(
     roomy: Ingestion,
 ) -> None:
     error = gzip.compress(b'{"status":"error"}')
@@ -400,7 +400,7 @@ def test_an_answer_is_read_also_where_it_is_compressed_although_nobody_asked_for
     assert roomy.requests[0].headers["accept-encoding"] == "identity"
 
 
-def test_a_long_answer_does_not_matter_behind_its_64_kib(roomy: Ingestion) -> None:
+def test_a_long_answer_is_ignored_after_64_kib(roomy: Ingestion) -> None:
     roomy.accepted = Answer(200, body=b" " * 10_000_000)
     assert send(delivery(roomy), 20) == Receipt(Counter(range(20)))
     assert owners_received(roomy) == Counter(range(20))

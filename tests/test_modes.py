@@ -37,7 +37,7 @@ BEGIN = datetime(2026, 11, 24, 6, tzinfo=UTC)
 
 
 def put_in_order(place: Place, objects: list[FlowLogObject]) -> None:
-    """Upload the objects as if written one a minute."""
+    """Upload the objects as if one was written each minute."""
     for minute, item in enumerate(objects):
         place.store.put(BUCKET, item.key, item.body, BEGIN + timedelta(minutes=minute))
 
@@ -107,14 +107,14 @@ def test_remember_understands_the_bare_key_of_an_older_deployment(
     place.store.put(BUCKET, STATE, objects[4].key.encode())
     assert remember(place).code == 0
     assert place.received() == lines_of(*objects[:4])
-    # An event for an older object moves it on; a newer one leaves it alone.
+    # An event for an older object changes it; one for a newer object does not.
     assert remember(place, objects[7]).code == 0
     assert place.store.get(BUCKET, STATE) == objects[4].key.encode()
     assert remember(place, objects[2]).code == 0
     assert state(place)["key"] == objects[2].key
 
 
-def test_a_bare_key_whose_object_is_gone_loses_nothing(
+def test_a_bare_key_whose_object_was_deleted_loses_nothing(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
     put_in_order(place, objects)
@@ -239,7 +239,7 @@ QUICK = (
     "state.SETTLING_SECONDS, state.CLOCK_SKEW_SECONDS = {settling}, {skew};"
     "flowlog.main()"
 )
-"""The job itself, with shorter times than one would wait for in a test."""
+"""The job itself, with times that are short enough for a test."""
 
 
 def start_worker(
@@ -291,12 +291,12 @@ def test_a_catch_up_of_a_period_leaves_the_rest_to_the_events(
     put_in_order(place, objects)
     ends = [(BEGIN + timedelta(minutes=minute)).isoformat() for minute in (3, 7)]
     period = dict(zip(("FLOWLOG_SINCE", "FLOWLOG_UNTIL"), ends, strict=True))
-    # Its own object is outside of the period: it is pushed by the run that works as well.
+    # Its own object is outside of the period: the worker pushes it too.
     result = place.run(FLOWLOG_MODE="catch-up", CE_DATA=event(objects[9].key), **period)
     assert result.code == 0
     assert place.received() == lines_of(*objects[3:7], objects[9])
     assert result.summary["lag_seconds"] == 0
-    # Whether or not a later run is given the period.
+    # Also if a later run has no period.
     assert place.run(FLOWLOG_MODE="catch-up", CE_DATA=event(objects[8].key)).code == 0
     assert place.received() == lines_of(*objects[3:7], *objects[8:])
 
@@ -325,7 +325,7 @@ def test_events_leave_a_living_worker_alone(place: Place, objects: list[FlowLogO
 def test_while_closing_the_cutoff_divides_the_objects(
     place: Place, objects: list[FlowLogObject], offset: int, pushes: bool
 ) -> None:
-    """The cutoff is the time that STATE bears, and 5 seconds, by which clocks may differ."""
+    """The cutoff is the time of STATE plus 5 seconds, by which clocks may differ."""
     closing = {"version": 1, "mode": "catch-up", "status": "closing", "worker": "another",
                "sequence": 1, "mark": None, "cutoff": None, "failed_total": 0,
                "failed": []}  # fmt: skip
@@ -405,7 +405,7 @@ def test_a_worker_that_was_replaced_while_it_slept_pushes_nothing(
     reads = 0
 
     def replace_state(request: S3Request) -> None:
-        """Just before the worker looks at the clock for its first pass."""
+        """Just before the worker reads the clock for its first pass."""
         nonlocal reads
         reads += (request.operation, request.key) == ("GET", STATE)
         if reads == 2:
@@ -420,10 +420,10 @@ def test_a_worker_that_was_replaced_while_it_slept_pushes_nothing(
 
 
 @pytest.mark.parametrize("write", range(1, 6))
-def test_a_lost_answer_to_a_write_of_state_is_no_replacement(
+def test_a_lost_answer_to_a_write_of_state_does_not_replace_the_worker(
     place: Place, objects: list[FlowLogObject], write: int
 ) -> None:
-    """The write was carried out, as STATE tells."""
+    """The write was carried out, as STATE shows."""
     put_in_order(place, objects)
     writes = 0
 
@@ -482,7 +482,7 @@ def test_a_role_that_is_taken_away_stops_the_mark(
 
 
 def assert_nothing_is_passed(place: Place, objects: list[FlowLogObject]) -> None:
-    """The run fails; the next one, with everything set right, delivers all."""
+    """The run fails; the next one, with correct settings, delivers all."""
     result = run_worker(place)
     assert result.code == 1
     assert (state(place)["mark"], state(place)["worker"]) == (None, None)
@@ -520,7 +520,7 @@ def test_the_last_object_of_a_pass_stops_the_mark_as_well(
 
 @pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
 @pytest.mark.parametrize("with_event", [True, False])
-def test_a_404_of_something_else_is_no_missing_object(
+def test_a_404_of_another_server_is_not_a_missing_object(
     place: Place, objects: list[FlowLogObject], mode: str, with_event: bool
 ) -> None:
     put_in_order(place, objects)
@@ -600,7 +600,7 @@ def of_state(request: S3Request) -> bool:
 
 
 def test_a_checkpoint_without_an_answer_is_found_in_state(place: Place) -> None:
-    """It was carried out; whoever asks again is told to come later."""
+    """It was carried out; the next request gets a Retry-After."""
     objects = list(flow_log_objects(60, 10))
     put_in_order(place, objects)
     asked: list[str] = []
@@ -621,7 +621,7 @@ def test_a_checkpoint_without_an_answer_is_found_in_state(place: Place) -> None:
     assert place.received() == lines_of(*objects)
 
 
-def test_a_conflict_is_no_refusal(place: Place, objects: list[FlowLogObject]) -> None:
+def test_a_conflict_is_retried(place: Place, objects: list[FlowLogObject]) -> None:
     put_in_order(place, objects)
     conflicts = iter(range(4))
 
@@ -640,7 +640,7 @@ def test_a_conflict_is_no_refusal(place: Place, objects: list[FlowLogObject]) ->
 def test_a_retry_of_the_same_job_run_goes_on_at_once(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
-    """STATE was created, and nothing was heard of it any more."""
+    """STATE was created, and then the store did not answer any more."""
     put_in_order(place, objects)
     created: list[S3Request] = []
 
@@ -667,7 +667,7 @@ def test_a_retry_of_the_same_job_run_goes_on_at_once(
 
 
 @pytest.mark.parametrize("written_anew", [True, False])
-def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_struck_out(
+def test_a_failure_that_was_repaired_is_pushed_by_its_event_and_removed(
     place: Place, objects: list[FlowLogObject], written_anew: bool
 ) -> None:
     put_in_order(place, objects)
@@ -697,7 +697,7 @@ def test_a_failure_is_pushed_while_the_worker_works_and_it_takes_that_in(place: 
     repaired: list[Any] = []
 
     def repair(request: S3Request) -> None:
-        """Once STATE names the failure, before the last pass."""
+        """After STATE names the failure, before the last pass."""
         if request.operation != "LIST" or repaired:
             return
         content = place.store.get(BUCKET, STATE)
@@ -709,7 +709,7 @@ def test_a_failure_is_pushed_while_the_worker_works_and_it_takes_that_in(place: 
     place.store.script.rule(repair)
     result = run_worker(place, checkpoint=0)
     assert repaired[1].code == 0, repaired[1].log
-    assert "struck out" in repaired[1].log
+    assert "removed from the failures" in repaired[1].log
     assert result.code == 1, "one of its objects has failed"
     assert "stopped" not in result.log
     assert (state(place)["status"], state(place)["failed"]) == ("finished", [])
@@ -734,7 +734,7 @@ def test_the_cutoff_stays_what_the_first_write_of_closing_made_it(
     later = datetime.fromtimestamp(written + 1, UTC)
     item = objects[0]
     place.store.put(BUCKET, item.key + "x", item.body, later)
-    # Its event comes while the worker is taken for alive; it pushes what lies past the cutoff.
+    # Its event arrives while the worker counts as alive; it pushes objects past the cutoff.
     by_event = run_worker(place, CE_DATA=event(item.key + "x"))
     assert by_event.code == 0, by_event.log
     place.store.clock_offset = 901
@@ -744,7 +744,7 @@ def test_the_cutoff_stays_what_the_first_write_of_closing_made_it(
 
 
 def test_sigterm_releases_state_although_reads_of_objects_hang(place: Place) -> None:
-    """More of them than the job has threads for."""
+    """More of them than the job has threads."""
     objects = list(flow_log_objects(140, 4))
     put_in_order(place, objects)
     silent = {item.key for item in objects[100:]}
@@ -832,17 +832,17 @@ def test_kill_at_random_points_loses_nothing(place: Place, episode: int) -> None
     may_repeat = kills = 0
     while kills < KILLS_EACH:
         place.put(later.pop())
-        # Counting requests seldom hits the short time of closing, so every other one waits for it.
+        # Counting requests rarely hits the short phase `closing`, so half of them wait for it.
         closing = kills == 1 and episode % 2 == 0
         kills += kill_a_worker(place, after=10_000 if closing else rng.randrange(1, 180))
         may_repeat += beyond_the_mark(place, objects)
-        # A quarter of an hour passes without a sign of life.
+        # 15 minutes pass without a sign of life.
         place.store.clock_offset += 901
         if state(place)["status"] == "finished":
             break
     last = run_worker(place)
     assert last.code == 0, last.log
-    # Those that came after the cutoff are for their events, which may well be late.
+    # Objects after the cutoff are for their events, which may be late.
     for item in objects:
         if place.store.written(BUCKET, item.key) > state(place)["cutoff"]:
             assert run_worker(place, CE_DATA=event(item.key)).code == 0
@@ -855,7 +855,7 @@ def test_kill_at_random_points_loses_nothing(place: Place, episode: int) -> None
 
 
 def kill_a_worker(place: Place, after: int) -> bool:
-    """Start a worker and kill it after so many requests, or closing; whether that was in time."""
+    """Start a worker, kill it after this many requests or at closing; was that in time?"""
 
     def requests() -> int:
         return len(place.store.requests) + len(place.ingestion.requests)
@@ -874,7 +874,7 @@ def kill_a_worker(place: Place, after: int) -> bool:
 
 
 def beyond_the_mark(place: Place, objects: list[FlowLogObject]) -> int:
-    """Lines that have arrived although the last checkpoint doesn't tell."""
+    """Lines that were received after the last checkpoint."""
     place.ingestion.settle()
     content = place.store.get(BUCKET, STATE)
     mark = json.loads(content)["mark"] if content and content != b"probe" else None

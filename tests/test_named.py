@@ -1,4 +1,4 @@
-"""Whatever goes wrong, what was not delivered is named; an error that nobody foresaw included."""
+"""What was not delivered is named after every error, also an unexpected one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVENT = {**ENVIRON, "CE_DATA": event(KEY)}
 
 
 def instead(**answers: bytes) -> Callable[[int, bytes], bytes]:
-    """The good answers, but for these."""
+    """The good answers, except these."""
     given = {name.replace("_", " "): content for name, content in answers.items()}
     return lambda port, request: {**GOOD, **given}[part(port, request)]
 
@@ -41,7 +41,7 @@ def test_an_answer_that_can_not_be_used_is_a_named_failure(one: Run, destination
     environ = {**EVENT, "LOG_DESTINATION": destination}
     for answers, said in (
         (instead(log_service=answer(503, b"", Retry_After=YEAR)), "503"),
-        (instead(object=answer(200, b"{}", Last_Modified=YEAR)), "when it was written"),
+        (instead(object=answer(200, b"{}", Last_Modified=YEAR)), "when the object was written"),
     ):
         result = one(environ, answers)
         assert result.code == 1, result.log
@@ -71,7 +71,7 @@ def _body(name: str) -> bytes:
 def test_a_listing_that_can_not_be_used(one: Run, listing: bytes) -> None:
     result = one(ENVIRON, instead(listing=answer(200, listing)))
     assert result.code == 1, result.log
-    assert result.failed() or "not delivered: what the bucket flow-logs holds" in result.log
+    assert result.failed() or "not delivered: all objects of bucket flow-logs" in result.log
     assert "fault of this program" not in result.log
 
 
@@ -95,14 +95,14 @@ def test_a_listing_that_can_not_be_used(one: Run, listing: bytes) -> None:
         ("APIKEY", "1234567"),
     ],
 )
-def test_what_no_connection_can_be_made_with_is_a_fault(one: Run, name: str, value: str) -> None:
+def test_unusable_network_settings_are_faults(one: Run, name: str, value: str) -> None:
     result = one({**EVENT, name: value})
     assert result.code == 2, result.log
     assert f"{name} " in result.log
     assert result.summary["objects"] == 0
 
 
-def test_a_prefix_beside_all_keys_is_warned_of(place: Place) -> None:
+def test_a_prefix_that_no_key_has_is_warned_of(place: Place) -> None:
     place.put(*flow_log_objects(2, 1))
     result = place.run(FLOWLOG_PREFIX="ibm_vpc_flowlog_")
     assert result.code == 0
@@ -111,7 +111,7 @@ def test_a_prefix_beside_all_keys_is_warned_of(place: Place) -> None:
     assert "no key starts" not in empty.log
 
 
-# --- errors that nobody foresaw ------------------------------------------------------------------
+# --- unexpected errors ---------------------------------------------------------------------------
 
 
 def broken(*_: object) -> None:
@@ -146,7 +146,7 @@ def test_an_unforeseen_error_of_the_run_ends_it_with_a_sentence(
     result = one(ENVIRON)
     assert result.code == 1
     assert "please report it: KeyError" in result.log
-    assert "not delivered: what the bucket flow-logs holds" in result.log
+    assert "not delivered: all objects of bucket flow-logs" in result.log
 
 
 def test_an_unforeseen_error_in_an_events_run_names_its_object(
@@ -161,7 +161,7 @@ def test_an_unforeseen_error_in_an_events_run_names_its_object(
 # --- runs that end early -------------------------------------------------------------------------
 
 
-def test_what_was_listed_before_the_listing_broke_off_is_named(place: Place) -> None:
+def test_objects_listed_before_the_listing_failed_are_named(place: Place) -> None:
     items = list(flow_log_objects(1_001, 1))
     place.put(*items)
 
@@ -173,11 +173,11 @@ def test_what_was_listed_before_the_listing_broke_off_is_named(place: Place) -> 
     result = place.run()
     assert result.code == 1
     assert result.summary["failed_total"] == 1_000
-    assert "the listing broke off" in next(iter(result.failed().values()))
+    assert "the listing failed" in next(iter(result.failed().values()))
 
 
 @pytest.mark.parametrize("mode", ["simple", "remember", "catch-up"])
-def test_an_event_whose_run_can_not_begin_is_named(place: Place, mode: str) -> None:
+def test_the_object_of_a_run_that_can_not_begin_is_named(place: Place, mode: str) -> None:
     (item,) = flow_log_objects(1, 1)
     place.put(item)
     place.store.script.rule(lambda _: Answer(403))
@@ -243,7 +243,7 @@ def test_a_hostile_object_fails_before_any_line_of_it(one: Run, content: bytes, 
     assert result.summary["requests"] == 0
 
 
-def test_good_objects_arrive_beside_a_hostile_one(either: Place) -> None:
+def test_good_objects_are_delivered_despite_a_hostile_one(either: Place) -> None:
     good = list(flow_log_objects(3, 2))
     put_in_order(either, good)
     either.store.put(BUCKET, PREFIX + "nested", b'{"flow_logs":[' + nested(985) + b"]}")

@@ -1,4 +1,4 @@
-"""What surrounds the job: image, workflows, changelog."""
+"""The files around the job: image, workflows, changelog."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 
 
 def base_python() -> str:
-    """The Python that stands for the base image's: this one, or its like that all users reach."""
+    """The Python used in place of the base image's: this one, or one that all users can run."""
     like = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = Path(sys.executable).resolve()
     for path in (own, Path("/usr/local/bin") / like, Path("/usr/bin") / like):
@@ -103,7 +103,7 @@ class Image:
         return self.root / "usr"
 
     def do(self, step: Step) -> None:
-        """Do one instruction. An unknown one fails: this reader has to be taught it."""
+        """Carry out one instruction. An unknown one is an error."""
         match step.name:
             case "FROM":
                 assert re.fullmatch(r"python:3\.\d+-slim(@sha256:\w+)?", step.text)
@@ -133,7 +133,7 @@ class Image:
 
     def shell(self, text: str) -> None:
         environ = {**os.environ, **self.variables()}
-        # They are kept beside the virtual environment, so the network is needed only once.
+        # They are kept next to the virtual environment, so the network is needed only once.
         environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": downloads().as_uri()}
         done = subprocess.run(
             ["/bin/sh", "-c", text], cwd=self.workdir, env=environ, capture_output=True, text=True
@@ -192,7 +192,7 @@ def image() -> Iterator[Image]:
         for file in sent_to_builder((PROJECT / ".dockerignore").read_text()):
             (image.context / file).parent.mkdir(exist_ok=True)
             shutil.copy(PROJECT / file, image.context / file)
-            # As in a checkout of someone who keeps their files from others.
+            # As in a checkout that other users can't read.
             (image.context / file).chmod(0o600)
         for step in steps:
             image.do(step)

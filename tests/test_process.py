@@ -1,4 +1,4 @@
-"""What can befall the process: signals at any moment, closed files, foreign users, kill -9."""
+"""What can happen to the process: signals at any time, closed files, other users, kill -9."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.harness import BUCKET, PROJECT, Place, event, finish, lines_of
 def in_place_of(
     fault: Fault | None, notify: Callable[[], None]
 ) -> Callable[[object], Fault | None]:
-    """A rule that tells of the request before it is answered."""
+    """A rule that signals the request before it is answered."""
 
     def rule(_: object) -> Fault | None:
         notify()
@@ -147,7 +147,7 @@ def test_a_reader_of_the_log_that_went_away(place: Place) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_a_user_that_does_not_exist_and_may_write_nowhere(place: Place, tmp_path: Path) -> None:
-    """An arbitrary uid with no home and no right to write, in a folder that it can't even read."""
+    """An arbitrary uid without home and write permission, in a folder that it can't read."""
     expected = place.put(*flow_log_objects(30, 5))
     closed = tmp_path / "closed"
     closed.mkdir(0o111)
@@ -157,7 +157,7 @@ def test_a_user_that_does_not_exist_and_may_write_nowhere(place: Place, tmp_path
         os.setgid(987_654)
         os.setuid(987_654)
 
-    # The code itself must be within that user's reach, wherever this checkout lies.
+    # That user must be able to read the code, wherever this checkout is.
     needed = [PROJECT, Path(sys.prefix), Path(sys.executable).resolve()]
     if any(not parent.stat().st_mode & 0o001 for path in needed for parent in path.parents):
         pytest.skip("this checkout or this Python is out of reach for other users")
@@ -203,7 +203,7 @@ def test_a_file_system_that_is_read_only(place: Place, mode: str) -> None:
 
 
 def test_kill_in_the_middle_and_then_a_second_run(place: Place) -> None:
-    """Nothing is kept of a killed run in simple mode, so the second one sends all of it."""
+    """In simple mode nothing is stored of a killed run, so the second one sends all again."""
     items = list(flow_log_objects(2_000, 10))
     expected = place.put(*items)
     jobs: list[subprocess.Popen[str]] = []

@@ -67,13 +67,13 @@ def test_a_filter_in_each_mode(either: Place, objects: list[FlowLogObject], mode
 def test_an_object_of_which_nothing_is_sent_is_done(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
-    """Also for catch-up, for which it must not come up again."""
+    """Also for catch-up, which must not push it again."""
     put_in_order(place, objects)
     first = run_worker(place, FLOWLOG_WHERE="bytes_from_target < `0`")
     assert first.code == 0, first.log
     assert (first.summary["objects"], first.summary["filtered"]) == (4, 120)
     assert place.ingestion.requests == []
-    # A change of the filter holds from the next run on: what is done stays done.
+    # A change of the filter applies from the next run on, not to objects that are done.
     for data in ("", event(objects[0].key)):
         again = run_worker(place, CE_DATA=data)
         assert (again.code, again.summary["objects"]) == (0, 0), again.log
@@ -138,12 +138,12 @@ def test_faults_are_named_with_all_others_before_anything_is_sent(
         FLOWLOG_WHERE="cidr(initiator_ip, '10.0.0.0/64')", FLOWLOG_FIELDS="a,-b", LOG="loud"
     )
     assert result.code == 2
-    assert "FLOWLOG_WHERE gives `cidr` a network that is none: '10.0.0.0/64'" in result.log
+    assert "FLOWLOG_WHERE gives `cidr` an invalid network: '10.0.0.0/64'" in result.log
     assert "FLOWLOG_FIELDS mixes" in result.log
     assert "LOG must be" in result.log
     assert place.store.operations() == []
     assert faults({**IAM_WAY, "FLOWLOG_WHERE": "a ="}) == (
-        "FLOWLOG_WHERE is no JMESPath expression: at character 3, `=`: Unknown token '='"
+        "FLOWLOG_WHERE is not a valid JMESPath expression: at character 3, `=`: Unknown token '='"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_dry_run_shows_what_would_be_sent(
 def test_lines_that_wait_for_a_full_batch_do_not_hold_up_a_run(
     place: Place, objects: list[FlowLogObject]
 ) -> None:
-    """The ledger is bounded to so many objects: with more of them the pending batch is sent."""
+    """The ledger has a limit: with more open objects the pending batch is sent."""
     only = objects[0].document["flow_logs"][0]
     many = list(flow_log_objects(40, 1, seed=3))
     put_in_order(place, [objects[0], *many])
@@ -220,7 +220,7 @@ def cookbook() -> dict[str, dict[str, str]]:
 
 
 def real_looking() -> FlowLogObject:
-    """An object as its collector writes it, with neighbours from outside and checks of health."""
+    """A collector's object, with flows to addresses outside and health checks."""
     item = flow_log_object(5, 400, datetime.now(UTC))
     for number, entry in enumerate(item.document["flow_logs"]):
         if number % 3 == 0:

@@ -1,4 +1,4 @@
-"""What is installed: pinned with hashes, from one list, with its licences told."""
+"""What is installed: pinned with hashes, from one list, with known licences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Services without sockets: a whole run in this process, with answers as raw bytes.
 
-So thousands of runs take seconds, and an answer can hold what no well-behaved server would send.
+So thousands of runs take seconds, and answers can be invalid in any way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ OBJECT = b'{"version":"0.0.1","vpc_crn":"crn:x:y","flow_logs":[{"action":"reject
 CHANGED = "Tue, 24 Nov 2026 10:00:00 GMT"
 
 Answers = Callable[[int, bytes], bytes]
-"""Makes the port and the request as sent into the answer as it comes over the wire."""
+"""Returns the raw answer, given the port and the raw request."""
 
 
 def answer(status: int, body: bytes, **headers: str) -> bytes:
-    """An answer that is well-formed."""
+    """A well-formed answer."""
     fields = {"Content-Length": str(len(body)), "Date": CHANGED, **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     head = "\r\n".join([f"HTTP/1.1 {status} Answer", *lines])
@@ -73,7 +73,7 @@ def part(port: int, request: bytes) -> str:
 
 
 class _Socket:
-    """What urllib3, http.client and the lean GET need of a socket."""
+    """The part of a socket that urllib3, http.client and `connections.get` use."""
 
     def __init__(self, port: int, answers: Answers, silent: int) -> None:
         self._port, self._answers, self._silent = port, answers, silent
@@ -93,7 +93,7 @@ class _Socket:
         return self._received.read(size)
 
     def fileno(self) -> int:
-        """Of something that never has anything to read: the connection looks alive."""
+        """A descriptor that never has data to read, so that the connection looks open."""
         return self._silent
 
     def ignore(self, *_: Any) -> None:
@@ -102,12 +102,12 @@ class _Socket:
     settimeout = setsockopt = close = shutdown = ignore
 
     def getsockopt(self, *_: Any) -> int:
-        """What TLS asks first: nobody is there who could speak it."""
+        """TLS calls this first; this socket has no TLS."""
         raise ConnectionResetError
 
 
 class _Inline(Executor):
-    """Does the work at once: to start threads takes longer than all the rest of a run."""
+    """Runs calls immediately: starting threads takes longer than the rest of a run."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -137,9 +137,9 @@ ENVIRON = {
 
 @contextmanager
 def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """Gives a function that does one run with these answers and settings.
+    """A function that does one run with these answers and settings.
 
-    Tokens are those of the run before, unless it is told to ask for new ones.
+    It uses the tokens of the last run, unless `new_tokens` is set.
     """
     sleep = time.sleep
     silent, other = os.pipe()
@@ -151,7 +151,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
         return _Socket(address[1], answers, silent)
 
     def awake(seconds: float) -> None:
-        """No waits between tries; the thread that watches time limits goes on as ever."""
+        """Don't wait between tries; the thread that watches time limits still sleeps."""
         if threading.current_thread().name == "watch":
             sleep(seconds)
 

@@ -1,4 +1,4 @@
-"""What a key says of its object."""
+"""Parsing the keys of flow logs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_hours_sort_as_times_do(one: int, other: int) -> None:
 
 
 @given(st.text(max_size=60), st.integers(0, 4_000_000_000), st.integers(0, 400_000))
-def test_what_is_late_stays_late(rest: str, written: int, later: int) -> None:
-    """However its key goes on: what a walk has left behind it never has to come back to."""
+def test_a_late_object_stays_late(rest: str, written: int, later: int) -> None:
+    """For any end of the key: a walk never has to go back to an earlier hour."""
     key = f"{VNIC}/year={rest}"
     assert is_late(key, written + later) or not is_late(key, written)

@@ -28,7 +28,7 @@ PREFIX = "ibm_vpc_flowlogs_"
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 HOUR, DAY = 3600, 86_400
 NEW_YEAR = 1_798_761_600
-"""2027-01-01T00:00:00Z: turns of a day, a month and a year in one."""
+"""2027-01-01T00:00:00Z: a new day, month and year at the same time."""
 
 HOURS = Hours(NEW_YEAR, NEW_YEAR)
 
@@ -53,7 +53,7 @@ FOREIGN = [
 
 
 class Reader:
-    """`push.reader.Reader` without threads; calls end in an order of chance."""
+    """`push.reader.Reader` without threads; calls end in random order."""
 
     def __init__(self, store: Any, concurrency: int, order: random.Random) -> None:
         self.store = SimpleNamespace(page=store.page, concurrency=concurrency)
@@ -73,7 +73,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Upload:
-    """An object, and from when on it can be seen."""
+    """An object, and the time from which it is visible."""
 
     ref: ObjectRef
     visible: float
@@ -126,7 +126,7 @@ def uploads(draw: st.DrawFn) -> list[Upload]:
     st.none() | moments,
     st.randoms(use_true_random=False),
 )
-def test_all_ticks_together_find_what_the_full_listing_finds(
+def test_all_runs_together_find_what_the_full_listing_finds(
     objects: list[Upload],
     start: int,
     ticks: list[int],
@@ -137,9 +137,9 @@ def test_all_ticks_together_find_what_the_full_listing_finds(
     order: random.Random,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # As small as can be, so that a few keys take many pages, and walks are divided.
+        # As small as possible, so that few keys need many pages, and walks are divided.
         patch.setattr(interfaces, "KEYS_AN_HOUR", first_keys)
-        patch.setattr(interfaces, "MOST_KEYS", 4)
+        patch.setattr(interfaces, "MAX_KEYS", 4)
         patch.setattr("push.survey.LONG_WALK_PAGES", long_walk)
         marks = beginning_at(None if since is None else NEW_YEAR + since)
         pushed: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def test_all_ticks_together_find_what_the_full_listing_finds(
                 pushed[ref.key] += 1
                 marks = marks.moved((ref.last_modified, ref.key), with_late=with_late)
             if with_late:
-                marks = marks.looked(date - SETTLING_SECONDS - 10)
+                marks = marks.late_pushed(date - SETTLING_SECONDS - 10)
     wanted = [
         one.ref for one in objects if since is None or one.ref.last_modified >= NEW_YEAR + since
     ]
@@ -202,7 +202,7 @@ def test_looking_for_late_objects_reads_two_days() -> None:
 
 
 def test_a_long_walk_is_divided() -> None:
-    """So that waiting for one page is no waiting for all the others."""
+    """So that one slow page does not delay all others."""
     space = filled(150, 90, NEW_YEAR)
     walk = Walk(PREFIX, Hours(NEW_YEAR - 2 * HOUR, NEW_YEAR))
     asked: list[int] = []
@@ -219,7 +219,7 @@ def test_a_long_walk_is_divided() -> None:
 
 
 def test_folders_that_go_round_end() -> None:
-    """Dividing a walk is no must."""
+    """Dividing a walk is optional."""
     walk = Walk(PREFIX, HOURS, f"{INTERFACES[0]}/year=2026")
     search = folders_ahead(walk)
     next(search)
@@ -229,7 +229,7 @@ def test_folders_that_go_round_end() -> None:
 
 
 def test_a_store_that_ignores_start_after_is_found_out() -> None:
-    """Else the walk would go on for ever, or miss what it has jumped to."""
+    """Otherwise the walk would never end, or miss keys."""
     space = filled(2, 1, NEW_YEAR)
     reader: Any = Reader(
         SimpleNamespace(page=lambda request: space.page(PageRequest(request.prefix, keys=10))),

@@ -1,4 +1,4 @@
-"""How far follow mode has come."""
+"""The marks of follow mode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_usual_object_moves_the_mark_alone() -> None:
     assert marks.moved((NOW + 1, "c"), with_late=False) == Marks((NOW + 1, "c"), marks.late)
 
 
-def test_where_late_ones_are_looked_for_both_marks_move_and_never_back() -> None:
+def test_a_pass_with_late_objects_moves_both_marks_only_forward() -> None:
     marks = Marks((NOW, "a"), (NOW - 60, "b"))
     once = marks.moved((NOW - 30, "c"), with_late=True)
     assert once == Marks((NOW, "a"), (NOW - 30, "c"))
@@ -29,7 +29,7 @@ def test_where_late_ones_are_looked_for_both_marks_move_and_never_back() -> None
 
 
 def test_late_objects_are_due_once_an_hour() -> None:
-    marks = Marks((NOW, "a")).looked(NOW)
+    marks = Marks((NOW, "a")).late_pushed(NOW)
     assert not marks.wants(ref(NOW, 20), with_late=True)
     assert marks.wants(ref(NOW + 1, 20), with_late=True)
     assert not marks.wants(ref(NOW + 1, 20), with_late=False)

@@ -1,4 +1,4 @@
-"""How long the store is asked again, on a clock that a test sets."""
+"""For how long requests to the store are retried, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bucket.errors import ObjectGone, ReadInterrupted, StoreUnavailable, Trouble, Unanswered
+from bucket.errors import ObjectNotFound, ReadInterrupted, StoreUnavailable, Trouble, Unanswered
 from bucket.retries import OBJECT_TRIES, Retries
 from connections.retry import RetryPolicy
 from connections.stop import Stop, Stopped
@@ -17,7 +17,7 @@ SECONDS = 180.0
 
 
 class World:
-    """A store that works but for some keys and some times, and a clock that waiting moves."""
+    """A store that fails for some keys and at some times, and a clock that only waiting moves."""
 
     def __init__(self, seed: int = 0) -> None:
         self.now = 0.0
@@ -104,7 +104,7 @@ def test_one_object_that_fails_alone_is_given_up_after_five_tries(error: Unanswe
         assert world.read("e") == "e"
 
 
-def test_an_object_is_not_blamed_where_no_other_was_ever_read() -> None:
+def test_an_object_is_not_given_up_if_no_other_was_read() -> None:
     world = World()
     world.broken["a"] = Unanswered("500")
     with pytest.raises(StoreUnavailable):
@@ -121,7 +121,7 @@ def test_a_wait_that_leads_past_the_budget_is_not_begun() -> None:
 
 
 def test_requests_that_are_turned_away_at_random_are_all_answered_in_the_end() -> None:
-    """Side by side, as the readers are."""
+    """At the same time, like the readers."""
     # The others move on while one waits.
     retries = Retries(RetryPolicy(SECONDS), 8, lambda _: time.sleep(0.001))
     rng, lock, failed = random.Random(1), threading.Lock(), []
@@ -161,14 +161,14 @@ def test_fewer_requests_are_in_flight_while_the_store_turns_them_away() -> None:
     assert world.retries.window.size == 32
 
 
-def test_an_object_that_is_gone_is_an_answer() -> None:
+def test_a_missing_object_is_an_answer() -> None:
     world = World()
     world.broken["b"] = Unanswered("500")
 
     def gone() -> str:
-        raise ObjectGone("gone")
+        raise ObjectNotFound("gone")
 
-    with pytest.raises(ObjectGone):
+    with pytest.raises(ObjectNotFound):
         world.retries.read(gone, world.another)
     world.read("a")
     with pytest.raises(ReadInterrupted):

@@ -1,4 +1,4 @@
-"""How STATE is changed: what an answer that is missing or unclear comes to."""
+"""How STATE is changed, also when an answer is missing or unclear."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def snapshot(content: bytes) -> Snapshot:
         (None, OTHER, Outcome.CHANGED),
     ],
 )
-def test_what_has_become_of_a_write(etag: str | None, now: bytes | None, expected: Outcome) -> None:
+def test_the_outcome_of_a_write(etag: str | None, now: bytes | None, expected: Outcome) -> None:
     assert outcome(NEW, etag, snapshot(now) if now else None) is expected
 
 
 class ScriptedStore:
-    """A store of which each request does what the script says, then waits are counted."""
+    """A store whose requests do what the script says; it counts waits."""
 
     def __init__(self, *script: str, there: bytes | None = OLD, tries: int = 9) -> None:
         self.there = there
@@ -128,7 +128,7 @@ def test_a_store_that_never_answers_is_given_up(script: list[str]) -> None:
     assert len(store.done) <= 8
 
 
-def test_a_store_that_refuses_what_holds_is_given_up() -> None:
+def test_a_store_that_refuses_valid_preconditions_is_an_error() -> None:
     store = ScriptedStore(*["refuse", ""] * 99, tries=99)
     with pytest.raises(StateError, match="refuses"):
         StateObject(store, KEY).write(NEW, '"old"')

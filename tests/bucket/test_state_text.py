@@ -1,4 +1,4 @@
-"""What STATE says, and the small decisions that follow from it, each on its own."""
+"""The content of STATE, and the decisions that follow from it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_the_cutoff_follows_from_the_time_of_the_closing_write(
     state = CatchUp(worker="w", status=status, cutoff=fixed)
     closing = snapshot(b"", last_modified=777)
     assert state.cutoff_at(closing) == expected
-    # Whoever writes STATE next puts it into the text, since the time of STATE is another one then.
+    # The next write puts it into the content, since it changes the time of STATE.
     assert state.claimed("v", "c", closing).cutoff == expected
-    assert state.struck_out("k", closing).cutoff == expected
+    assert state.next_without_failure("k", closing).cutoff == expected
     assert state.rebased(state, state, closing).cutoff == expected
 
 
@@ -62,7 +62,7 @@ def test_when_a_run_may_take_over(worker: str | None, age: int, free: bool) -> N
 
 
 @pytest.mark.parametrize("worker", [None, "this run"])
-def test_nobody_takes_over_what_is_finished(worker: str | None) -> None:
+def test_a_finished_catch_up_has_no_new_worker(worker: str | None) -> None:
     state = CatchUp(worker=worker, status=Status.FINISHED, cutoff=5)
     assert "finished" in str(state.refusal(snapshot(b"", 0, 10**6), "this run"))
 
@@ -78,7 +78,7 @@ def test_nobody_takes_over_what_is_finished(worker: str | None) -> None:
         ((150, "failed"), Duty.WORKER),
     ],
 )
-def test_whose_an_object_is(place: tuple[int, str], duty: Duty) -> None:
+def test_who_pushes_an_object(place: tuple[int, str], duty: Duty) -> None:
     closing = CatchUp(
         worker="w", status=Status.CLOSING, mark=(100, "m"), cutoff=200, failed=("failed",)
     )
@@ -105,16 +105,16 @@ def test_failures_are_counted_once_and_named_while_there_is_room() -> None:
     assert state.without_failure("another") == state
 
 
-def test_what_others_have_struck_out_stays_so() -> None:
+def test_failures_that_others_removed_stay_removed() -> None:
     before = CatchUp(worker="w", claim="c", sequence=5, failed_total=3, failed=("a", "b", "c"))
     mine = before.with_failure("d").next(mark=(7, "d"))
-    now = before.struck_out("b", snapshot(b""))
+    now = before.next_without_failure("b", snapshot(b""))
     mine = mine.rebased(before, now, snapshot(b""))
     assert (mine.failed, mine.failed_total) == (("a", "c", "d"), 3)
     assert (mine.mark, mine.sequence) == ((7, "d"), now.sequence)
 
 
-def test_a_write_of_its_own_that_nobody_answered_is_taken_in() -> None:
+def test_an_own_write_without_an_answer_is_adopted() -> None:
     before = CatchUp(worker="w", claim="c", sequence=5)
     closing = before.next(status=Status.CLOSING)
     taken = before.rebased(before, closing, snapshot(b"", last_modified=50))
@@ -127,13 +127,13 @@ def test_a_write_of_its_own_that_nobody_answered_is_taken_in() -> None:
      ((101, "a"), False)],
 )  # fmt: skip
 def test_what_the_mark_has_passed(place: tuple[int, str], passed: bool) -> None:
-    """Of the same second, only what comes before in the order of pushing."""
+    """In the same second, only objects that are earlier in the order of pushing."""
     state = CatchUp(worker="w", mark=(100, "k"))
     assert state.has_passed(ObjectRef(*place)) is passed
     assert not WORKING.has_passed(ObjectRef(*place)), "there is no mark yet"
 
 
-def test_remembered_wants_what_is_not_newer_but_not_itself() -> None:
+def test_remembered_wants_older_objects_but_not_itself() -> None:
     memory = Remembered(100, "m")
     wanted = [(99, "z"), (100, "a"), (100, "z")]
     others = [(100, "m"), (101, "a")]
@@ -188,7 +188,7 @@ def test_remembered_round_trip() -> None:
     assert read_remembered(snapshot(Remembered(5, "k").content()), KEY, "p/") == Remembered(5, "k")
 
 
-def test_a_bare_key_bears_the_time_of_state_itself() -> None:
+def test_a_bare_key_has_the_time_of_state() -> None:
     memory = read_remembered(snapshot(b" p/some key\n", last_modified=9), KEY, "p/")
     assert memory == Remembered(9, "p/some key", bare=True)
 

@@ -1,4 +1,4 @@
-"""Lean GETs against urllib3's, on answers whole and broken."""
+"""`connections.get` compared with urllib3, on valid and broken answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
 
-from connections.get import Getter, NotConnected, NoWholeAnswer
+from connections.get import Getter, NotConnected, UnusableAnswer
 from standins.authority import Authority
 from standins.http import reset
 
 LIMIT = 40
-"""Contents of more bytes are left out; small, so that both sides of it are met."""
+"""Larger contents are not read; small, so that tests have contents on both sides of it."""
 
 
 class Server:
@@ -91,7 +91,7 @@ def by_getter(server: Server, pieces: Sequence[bytes]) -> tuple[int, bytes] | No
     getter = Getter(server.url, 5, 5, None)
     try:
         answer = getter.get("/k", {}, LIMIT, 5)
-    except NoWholeAnswer:
+    except UnusableAnswer:
         return None
     finally:
         getter.close()
@@ -162,16 +162,14 @@ QUICK = settings(
 
 @QUICK
 @given(answer=framed(), cuts=CUTS)
-def test_an_answer_is_what_urllib3_makes_of_it(
-    server: Server, answer: bytes, cuts: list[int]
-) -> None:
+def test_an_answer_is_read_as_by_urllib3(server: Server, answer: bytes, cuts: list[int]) -> None:
     pieces = in_pieces(answer, cuts)
     assert by_getter(server, pieces) == by_urllib3(server, pieces) is not None
 
 
 @QUICK
 @given(answer=framed(), missing=st.integers(1, 80), cuts=CUTS)
-def test_an_answer_that_ends_early_is_never_taken_for_a_whole_one(
+def test_an_answer_that_ends_early_is_never_complete(
     server: Server, answer: bytes, missing: int, cuts: list[int]
 ) -> None:
     pieces = in_pieces(answer[:-missing], cuts)
@@ -196,7 +194,7 @@ def test_it_accepts_no_more_than_urllib3(
     damaged = answer[:at] + noise + answer[at + len(noise) :]
     pieces = in_pieces(damaged, cuts)
     found, expected = by_getter(server, pieces), by_urllib3(server, pieces)
-    # Of interim answers `http.client` knows only 100; it takes others for the final one.
+    # The only interim answer that `http.client` knows is 100.
     interim = expected is not None and 100 < expected[0] < 200
     assert found is None or found == expected or interim
 
@@ -259,10 +257,10 @@ def test_a_connection_is_kept_and_a_stale_one_is_replaced(tls: bool, end: bytes)
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("end", [CLOSE, RESET])
-def test_a_fresh_connection_without_an_answer_is_no_stale_one(tls: bool, end: bytes) -> None:
+def test_a_new_connection_without_an_answer_is_not_retried_as_stale(tls: bool, end: bytes) -> None:
     with running(AUTHORITY.context() if tls else None) as server:
         server.answers = [[end], [ok(b"1")]]
-        with pytest.raises(NoWholeAnswer):
+        with pytest.raises(UnusableAnswer):
             Getter(server.url, 5, 5, trusting() if tls else None).get("/", {}, LIMIT, 5)
         assert len(server.requests) == 1
 
@@ -288,10 +286,10 @@ def test_a_connection_in_an_unknown_state_is_not_kept(answer: bytes) -> None:
 def test_an_answer_that_never_comes_is_given_up() -> None:
     with running() as server:
         server.answers = [[b"HTTP/1.1 200 OK\r\n", SILENCE]]
-        with pytest.raises(NoWholeAnswer, match="slowly"):
+        with pytest.raises(UnusableAnswer, match="slowly"):
             Getter(server.url, 5, 0.05, None).get("/", {}, LIMIT, 5)
         server.answers = [[b"HTTP/1.1 200 OK\r\n", SILENCE]]
-        with pytest.raises(NoWholeAnswer, match="slowly"):
+        with pytest.raises(UnusableAnswer, match="slowly"):
             Getter(server.url, 5, 5, None).get("/", {}, LIMIT, 0.05)
 
 

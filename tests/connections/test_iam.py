@@ -1,4 +1,4 @@
-"""Tokens of a trusted profile, for the bucket and for IBM Cloud Logs: what a user of them sees."""
+"""Tokens of a trusted profile, for the bucket and for IBM Cloud Logs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_hmac_for_the_bucket_and_a_profile_for_the_log_service(place: Place) -> 
     assert place.received() == expected
 
 
-def test_the_profile_is_used_where_there_is_an_api_key_as_well(place: Place) -> None:
+def test_the_profile_is_used_if_there_is_also_an_api_key(place: Place) -> None:
     expected = place.put(*flow_log_objects(1, 1))
     result = place.run(IAM_PROFILE_NAME=PROFILE, APIKEY="a-wrong-key")
     assert result.code == 0, result.log
@@ -97,7 +97,7 @@ def test_the_compute_token_is_read_anew_for_each_exchange(tmp_path: Path) -> Non
         iam.link(PROFILE, PROFILE_ID, CR_TOKEN)
         tokens = Tokens(TrustedProfile("IAM_PROFILE_NAME", PROFILE, file), iam.url)
         first = tokens.get_token()
-        # The platform renews the one, and the service refuses the other.
+        # The platform renews the compute resource token, and the service refuses the old token.
         file.write_text(RENEWED)
         iam.link(PROFILE, PROFILE_ID, RENEWED)
         iam.revoke_all()
@@ -119,7 +119,7 @@ def test_a_file_that_holds_no_token_is_named(tmp_path: Path) -> None:
 
 
 def test_the_stand_in_wants_the_exchange_as_documented() -> None:
-    """So that the tests above do not pass for an exchange that the real IAM would refuse."""
+    """So that the tests above fail for an exchange that the real IAM would refuse."""
     form = {
         "grant_type": "urn:ibm:params:oauth:grant-type:cr-token",
         "response_type": "cloud_iam",

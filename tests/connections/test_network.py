@@ -1,4 +1,4 @@
-"""Proxy and certificates, with the job as a process: they hold for every connection alike."""
+"""Proxy and certificates apply to every connection; with the job as a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def company() -> Authority:
 
 @pytest.fixture
 def secured(company: Authority, tmp_path: Path) -> Iterator[Place]:
-    """The services, with certificates of a company's own CA that the job is not told of."""
+    """The services, with certificates of a private CA that the job does not know yet."""
     with services() as place:
         place.secure(company, tmp_path)
         del place.environ["SSL_CERT_FILE"]
@@ -76,7 +76,7 @@ def test_a_certificate_that_can_not_be_verified_ends_the_run_at_once(secured: Pl
     result = remember(secured)
     assert result.code == 1
     assert "look at REQUESTS_CA_BUNDLE and SSL_CERT_FILE" in result.log
-    assert "asked again" not in result.log
+    assert "retrying in" not in result.log
     assert result.failed().keys() == {ITEM.key}
 
 
@@ -119,7 +119,7 @@ def test_a_bundle_that_does_not_exist_is_a_fault(place: Place, name: str) -> Non
     assert place.iam.requests == []
 
 
-def test_a_proxy_holds_for_every_connection(
+def test_a_proxy_applies_to_every_connection(
     secured: Place, company: Authority, tmp_path: Path
 ) -> None:
     proxy = Proxy()

@@ -1,4 +1,4 @@
-"""How long a service is asked again, and how many requests it gets at once."""
+"""For how long requests are retried, and how many are in flight at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = RetryPolicy(seconds=100, first_wait=0.5, longest_wait=30)
         # full jitter
         (3, 0, None, 0, 0.0),
         (3, 0, None, 0.25, 0.5),
-        # what the service asks for comes before it
+        # the service's Retry-After is added
         (1, 0, 7.0, 0, 7.0),
         (1, 0, 7.0, 1, 7.5),
         (3, 0, 0.0, 1, 2.0),
@@ -63,7 +63,7 @@ def test_no_wait_leads_past_the_time_or_comes_too_early(
 
 
 class Clock:
-    """Time passes where somebody sleeps."""
+    """A clock that only sleeping moves."""
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -76,7 +76,7 @@ class Clock:
 
 
 def test_tries_end_by_time_and_not_by_number() -> None:
-    """A service that is down for 20 minutes is asked up to the end of them."""
+    """Requests to a service that is down for 20 minutes are retried until then."""
     clock, waits = Clock(), list[tuple[int, float]]()
     policy = RetryPolicy(seconds=1200)
     tries = retrying(
@@ -99,7 +99,7 @@ def test_tries_end_by_time_and_not_by_number() -> None:
     assert max(seconds for _, seconds in waits) <= policy.longest_wait
 
 
-def test_what_is_not_to_be_tried_again_is_not() -> None:
+def test_errors_that_must_not_be_retried_are_not() -> None:
     clock = Clock()
     with pytest.raises(ValueError, match="other"):
         retrying(POLICY, sleep=clock.sleep, clock=clock)(lambda: int("other"))

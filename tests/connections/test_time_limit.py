@@ -1,4 +1,4 @@
-"""The limit of an exchange: inside another one, and whatever kind of connection it has."""
+"""The time limit of an exchange: inside another one, and for all kinds of connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from standins.faults import Answer, Silence
 from standins.iam import IAM
 
 
-def test_both_limits_hold_where_a_token_is_fetched_inside_an_exchange() -> None:
+def test_both_limits_apply_to_a_token_request_inside_an_exchange() -> None:
     with IAM("key") as iam:
         iam.script.always(Silence())
         # By the limit of the token alone it would be TokenUnavailable, and only after ten seconds.
@@ -24,7 +24,7 @@ def test_both_limits_hold_where_a_token_is_fetched_inside_an_exchange() -> None:
             Tokens(ApiKey("key"), iam.url).get_token()
 
 
-def test_an_outer_limit_holds_again_behind_an_inner_one() -> None:
+def test_an_outer_limit_applies_again_after_an_inner_one() -> None:
     with time_limit(50):
         with time_limit(math.inf):
             assert 40 < seconds_left() <= 50
@@ -34,7 +34,7 @@ def test_an_outer_limit_holds_again_behind_an_inner_one() -> None:
     assert seconds_left() == -1
 
 
-def test_iam_is_asked_once_for_all_who_wait() -> None:
+def test_iam_is_asked_once_for_all_waiting_threads() -> None:
     with IAM("key") as iam:
         iam.script.next([Answer(429, {"Retry-After": "50"})])
         tokens = Tokens(ApiKey("key"), iam.url)
@@ -46,7 +46,7 @@ def test_iam_is_asked_once_for_all_who_wait() -> None:
         assert len(iam.requests) == 1
 
 
-def test_a_token_is_used_until_it_is_refused_where_iam_can_not_renew_it() -> None:
+def test_a_token_is_used_until_refused_if_iam_can_not_renew_it() -> None:
     with IAM("key", lifetime=0) as iam:
         tokens = Tokens(ApiKey("key"), iam.url)
         first = tokens.get_token()
@@ -91,7 +91,7 @@ def test_an_exchange_is_cut_off(wrap: Any) -> None:
         wait_for_the_end(ours, wrap(ours))
 
 
-def test_the_watch_survives_what_can_not_be_closed() -> None:
+def test_the_watch_survives_a_socket_that_can_not_be_closed() -> None:
     with time_limit(0.01):
         note_socket(SimpleNamespace(sock=object()))  # type: ignore[arg-type]
         ours, theirs = socket.socketpair()

@@ -13,12 +13,12 @@ from hypothesis import given
 from destinations.answers import (
     ByLine,
     Delivered,
-    Fate,
     KeyRefused,
+    LineResult,
     LinesRefused,
     Meaning,
-    NotNow,
     RequestRefused,
+    Retry,
     by_status,
     cloud_logs,
     logdna,
@@ -48,9 +48,9 @@ def mask(*statuses: object) -> bytes:
 
 ANY = (b"", b"{}", b"OK", b"<html>", b"\xff", b'{"error":"x"}', mask(200, 200, 200), b"[" * 2000)
 SUCCESSES = tuple(status for status in range(200, 300) if status != 207)
-AGAIN = (*range(100, 200), 408, 425, 429, *range(500, 600))
+RETRIED = (*range(100, 200), 408, 425, 429, *range(500, 600))
 KEY, SPLIT = (401, 403), (400, 413, 422)
-OTHERS = tuple(s for s in range(300, 500) if s not in (*AGAIN, *KEY, *SPLIT))
+OTHERS = tuple(s for s in range(300, 500) if s not in (*RETRIED, *KEY, *SPLIT))
 
 TABLE = [
     Row("2xx", "anything else than below", "delivered", Delivered, SUCCESSES,
@@ -62,11 +62,11 @@ TABLE = [
         "2xx delivered; 429 and 5xx sent again, they alone; other lines refused", ByLine,
         (207, 200), (mask(200, 200, 500), mask(400, 400, 400), mask(429, 599, 500),
                      mask(200, 403, 100)), (logdna,)),
-    Row("207", "LogDNA: anything else", "tried again, all lines", NotNow, (207,),
+    Row("207", "LogDNA: anything else", "tried again, all lines", Retry, (207,),
         (b"", b"<html>", b"{}", b'{"status":"ok"}', mask(), mask(200), mask(*[200] * 4),
          mask(200, "200", 200), mask(200, True, 200), mask(200, 99, 200), mask(200, 600, 200),
          mask(200, 200.0, 200), mask(200, None, 200)), (logdna,)),
-    Row("2xx", "LogDNA: `\"status\":\"error\"`, or an `error`", "tried again, all lines", NotNow,
+    Row("2xx", "LogDNA: `\"status\":\"error\"`, or an `error`", "tried again, all lines", Retry,
         SUCCESSES, (b'{"status":"error"}', b'{"error":"x"}', b'{"status":"ok","error":{"code":1}}'),
         (logdna,)),
     Row("2xx", "Cloud Logs: nothing, `{}` or `OK`", "delivered", Delivered, range(200, 300),
@@ -76,7 +76,7 @@ TABLE = [
     Row("400, 413, 422", "any", "split, down to the lines that are refused", LinesRefused, SPLIT,
         ANY),
     Row("401, 403", "any", "the run ends, unless there is a newer token", KeyRefused, KEY, ANY),
-    Row("408, 425, 429, 5xx, 1xx", "any", "tried again, all lines", NotNow, AGAIN, ANY),
+    Row("408, 425, 429, 5xx, 1xx", "any", "tried again, all lines", Retry, RETRIED, ANY),
     Row("other 3xx and 4xx", "any", "the request is refused: its objects fail", RequestRefused,
         OTHERS, ANY),
 ]  # fmt: skip
@@ -110,7 +110,7 @@ def test_no_status_is_left_out() -> None:
 
 @given(st.integers(100, 599), st.binary(max_size=80), st.integers(1, 5))
 def test_no_text_is_too_strange(status: int, text: bytes, lines: int) -> None:
-    """And none makes a delivery of what is none by its status."""
+    """And no text makes a failed status a delivery."""
     for service in (logdna, cloud_logs):
         meaning = service(status, text, lines)
         if not 200 <= status < 300:
@@ -118,13 +118,13 @@ def test_no_text_is_too_strange(status: int, text: bytes, lines: int) -> None:
 
 
 @given(st.lists(st.integers(100, 599), min_size=1, max_size=20))
-def test_every_line_has_one_fate(statuses: list[int]) -> None:
+def test_every_line_has_one_result(statuses: list[int]) -> None:
     meaning = logdna(207, mask(*statuses), len(statuses))
     if isinstance(meaning, Delivered):
         assert all(200 <= status < 300 for status in statuses)
         return
     assert isinstance(meaning, ByLine)
-    taken, again, refused = map(meaning.indices, Fate)
+    taken, again, refused = map(meaning.indices, LineResult)
     assert sorted(taken + again + refused) == list(range(len(statuses)))
     assert all(200 <= statuses[i] < 300 for i in taken)
     assert all(statuses[i] == 429 or statuses[i] >= 500 for i in again)
@@ -144,9 +144,9 @@ def test_every_line_has_one_fate(statuses: list[int]) -> None:
         (200, b'{"status":"error"}', False),
     ],
 )
-def test_what_asks_for_fewer_requests(status: int, text: bytes, overloaded: bool) -> None:
+def test_which_answers_ask_for_fewer_requests(status: int, text: bytes, overloaded: bool) -> None:
     meaning = logdna(status, text, LINES)
-    assert isinstance(meaning, NotNow | ByLine)
+    assert isinstance(meaning, Retry | ByLine)
     assert meaning.overloaded is overloaded
 
 
@@ -154,7 +154,7 @@ def test_words_are_cut() -> None:
     assert cloud_logs(200, b" not all\n", 1) == Delivered("not all")
     assert cloud_logs(200, "é".encode() * 600, 1) == Delivered("é" * 500)
     told = logdna(200, b'{"error":"%b"}' % (b"x" * 9_000), 1)
-    assert isinstance(told, NotNow)
+    assert isinstance(told, Retry)
     assert len(told.why) < 300
 
 

@@ -1,4 +1,4 @@
-"""Batches: packed, halved, and picked from."""
+"""Batches: packed, halved, and reduced to some lines."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_halves_are_the_whole(encoded: bool, lines: list[tuple[int, bytes]]) -> 
         ([0, 1], 1),
     ],
 )
-def test_objects_are_kept_whole_where_the_halves_allow_it(owners: list[int], first: int) -> None:
-    """What is refused is mostly all of an object, and then its neighbours need not be looked at."""
+def test_a_batch_is_halved_between_objects_if_possible(owners: list[int], first: int) -> None:
+    """Mostly a whole object is refused, and then others need not be split."""
     assert len(batch_of([(owner, b"x") for owner in owners]).halves()[0]) == first
 
 
@@ -108,7 +108,7 @@ def test_lines_are_selected_by_index(
     assert [batch.owner_of(i) for i in every] == [owner for owner, _ in lines]
 
 
-def test_a_batch_has_no_more_lines_than_an_answer_can_speak_of() -> None:
+def test_a_batch_has_no_more_lines_than_an_answer_can_have_statuses() -> None:
     packer = Packer(DESTINATION, 10_000_000)
     full = [batch for n in range(2 * BATCH_LINES + 1) if (batch := packer.add(n, b"{}"))]
     assert [len(batch) for batch in full] == [BATCH_LINES, BATCH_LINES]
@@ -120,7 +120,7 @@ def test_a_line_that_no_request_can_hold() -> None:
     with pytest.raises(LineTooLong):
         packer.add(0, b"x" * DESTINATION.request_limit_bytes)
     assert packer.take() is None
-    # Larger than a batch should be, but not than a request may be: it goes alone.
+    # Over the limit of a batch, not over that of a request: it is sent alone.
     packer.add(1, b"x")
     assert packer.add(2, b"x" * (DESTINATION.request_limit_bytes - 20))
     alone = packer.take()

@@ -124,7 +124,7 @@ def service_of(place: Place) -> Service:
 
 
 def test_everything_arrives_once_and_nothing_is_dropped(place: Place) -> None:
-    """Of every age: the service drops what is too old or too new."""
+    """With flows of every age: the service drops those that are too old or too new."""
     items = list(flow_log_objects(400, 3))  # 20 interfaces, 5 minutes each: the last 100 minutes
     old = list(flow_log_objects(3, 3, seed=1, newest=_days_ago(3)))
     expected = place.put(*items, *old)
@@ -208,7 +208,7 @@ def test_a_token_is_renewed_once_and_a_second_refusal_is_final(place: Place) -> 
 
 
 def test_a_token_with_a_short_life_is_renewed_in_time(place: Place) -> None:
-    """Tokens live for two seconds; each answer waits until the first one has expired."""
+    """Tokens are valid for two seconds; each answer waits until the first one has expired."""
     place.iam.lifetime = 2
     expected = place.put(*flow_log_objects(4, 900))
 

@@ -1,4 +1,4 @@
-"""A model of a log service that answers in any way, played against delivery.
+"""A model of a log service that answers in any way, run against delivery.
 
 Thousands of random plans: which lines a request may not hold, and how each request is answered or
 lost. Time is made up and nobody sleeps. What the service took must be what the receipts say.
@@ -37,7 +37,7 @@ LINE_STATUSES = (200, 200, 200, 202, 400, 404, 422, 429, 500, 503)
 
 
 class Clock:
-    """Time passes where somebody sleeps, or the service is slow."""
+    """A clock that moves when a thread sleeps or the service is slow."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -51,7 +51,7 @@ class Clock:
 
 @dataclass
 class Reply:
-    """As much of a response as delivery looks at."""
+    """The part of a response that delivery uses."""
 
     status_code: int
     text: bytes = b""
@@ -68,20 +68,20 @@ class Reply:
         return self.text[:size]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 class Service:
-    """The log service of one plan, and what it knows of each line."""
+    """The log service of one plan, and what it did with each line."""
 
     def __init__(self, rng: random.Random, clock: Clock) -> None:
         self.taken: Counter[str] = Counter()
         self.told: set[str] = set()
-        """Lines of which delivery was told that they are taken."""
+        """Lines that were accepted, and delivery was told so."""
         self.untold: set[str] = set()
-        """Lines that may have been taken without delivery knowing."""
+        """Lines that may have been accepted without an answer."""
         self.refused: set[str] = set()
-        """Lines that were refused, in whatever company."""
+        """Lines that were refused, alone or with others."""
         self.requests = 0
         self.lock = threading.RLock()
         self._rng = rng
@@ -99,20 +99,20 @@ class Service:
         self.bad: set[str] = set()
 
     def add(self, text: str) -> None:
-        """A line that will come."""
+        """A line that will be sent."""
         if self._rng.random() < self.bad_share:
             self.bad.add(text)
 
     @property
     def mild(self) -> bool:
-        """Whether everything must be delivered: nothing is refused, and all trouble passes."""
+        """Whether everything must be delivered: nothing is refused, and all faults end."""
         passing = {"later", "error", "lost_before", "lost_after", "expired", "slow", "text_lost"}
         kinds = {trouble.__name__ for trouble in self.troubles}
         return not self.bad and self.most <= 3 and kinds <= passing and self.key_dies_at == 10**9
 
     @property
     def plain(self) -> bool:
-        """Whether nothing but bad lines is the trouble."""
+        """Whether bad lines are the only fault."""
         return (not self.troubles or not self.most) and self.key_dies_at == 10**9
 
     def answer(self, lines: list[str]) -> Reply:
@@ -163,7 +163,7 @@ class Service:
         return Reply(207, orjson.dumps({"status": statuses}))
 
     def wrong_mask(self, lines: list[str]) -> Reply:
-        self.take_some(lines)
+        self.record(lines)
         text = self._rng.choice([b"", b"{}", b"<html>", orjson.dumps({"status": [200] * 99})])
         return Reply(207, text)
 
@@ -174,12 +174,12 @@ class Service:
         raise requests.ConnectionError
 
     def lost_after(self, lines: list[str]) -> Reply:
-        self.take_some(lines)
+        self.record(lines)
         raise requests.exceptions.ChunkedEncodingError
 
     def never(self, lines: list[str]) -> Reply:
         if self._rng.random() < 0.5:
-            self.take_some(lines)
+            self.record(lines)
         self._clock.pass_(POLICY.answer_seconds)
         raise requests.ReadTimeout
 
@@ -188,7 +188,7 @@ class Service:
         return self.well(lines)
 
     def text_lost(self, lines: list[str]) -> Reply:
-        """The status comes, and nothing behind it."""
+        """The status arrives, the body does not."""
         reply = self.well(lines)
         if reply.status_code == 207:
             self.told -= set(lines)
@@ -198,16 +198,16 @@ class Service:
     def expired(self, lines: list[str]) -> Reply:
         return Reply(401, headers={"renewed": "yes"})
 
-    # --- accounts --------------------------------------------------------------------------------
+    # --- records ---------------------------------------------------------------------------------
 
-    def take_some(self, lines: list[str]) -> None:
-        """Take lines, and delivery does not hear of it."""
+    def record(self, lines: list[str]) -> None:
+        """Accept lines, but the answer is lost."""
         some = [line for line in lines if line not in self.bad and self._rng.random() < 0.7]
         self.taken.update(some)
         self.untold.update(some)
 
     def tell(self, lines: list[str]) -> None:
-        """Take lines, and say so."""
+        """Accept lines, and say so."""
         self.taken.update(lines)
         self.told.update(lines)
 
@@ -251,7 +251,7 @@ def texts_of(batch: Batch) -> list[str]:
 
 
 def check(service: Service, lines: list[str], receipts: list[Receipt]) -> None:
-    """What the receipts say of these lines is what the service knows of them."""
+    """The receipts of these lines match what the service did."""
     accepted = sum((receipt.accepted for receipt in receipts), Counter[int]())
     failed = {owner for receipt in receipts for owner in receipt.failed}
     assert accepted == Counter(_owner(line) for line in lines if line in service.told)
@@ -279,7 +279,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_the_receipts_are_what_the_service_took(chunk: int) -> None:
+def test_the_receipts_match_what_the_service_accepted(chunk: int) -> None:
     for seed in range(chunk, PLANS, CHUNKS):
         try:
             play(seed)
@@ -315,7 +315,7 @@ def play(seed: int) -> None:
 
 
 def check_reasons(service: Service, batch: Batch, receipt: Receipt) -> None:
-    """An object fails for good only where the service has refused lines of it, or near them."""
+    """An object fails permanently only if the service refused its lines, or lines near them."""
     texts = texts_of(batch)
     for owner, failure in receipt.failed.items():
         own = [text for text in texts if _owner(text) == owner]
@@ -326,7 +326,7 @@ def check_reasons(service: Service, batch: Batch, receipt: Receipt) -> None:
 
 
 def test_the_same_with_several_requests_at_once() -> None:
-    """As a run does it, with threads; the waits are short ones."""
+    """As in a run, with threads; the waits are short."""
     hasty = RetryPolicy(seconds=0.05, first_wait=0.001, longest_wait=0.004)
     for seed in range(PLANS // 50):
         rng = random.Random(seed)

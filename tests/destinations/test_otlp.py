@@ -1,4 +1,4 @@
-"""OTLP: what its requests look like to the official messages, its answers, its settings."""
+"""OTLP: its requests as the official package reads them, its answers, its settings."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SETTINGS = {
     "LOG_DESTINATION": "otlp",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "otlp.example.com",
 }
-PLAIN = OTLP("http://localhost", {}, {"service.name": "vpc-flow-logs"})
+PLAIN = OTLP("http://localhost", {}, {"service.name": "vpc-flow-logs"}, compressed=False)
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_headers_are_percent_encoded_and_secret() -> None:
         ("PROTOCOL", "http/json", "must be http/protobuf"),
         ("HEADERS", "verysecretkey", "is not a list such as name=value"),
         ("HEADERS", "=verysecretkey", "is not a list such as name=value"),
-        ("HEADERS", "a b=verysecretkey", "has a name that no header can have"),
-        ("HEADERS", "a=verysecretkey%0a", "has a value for a that no header can have"),
+        ("HEADERS", "a b=verysecretkey", "has an invalid header name"),
+        ("HEADERS", "a=verysecretkey%0a", "has an invalid value for the header a"),
         ("HEADERS", "api-key=secretk", "a value of under 8 characters for api-key"),
         ("TIMEOUT", "10s", "is not a number of milliseconds"),
         ("COMPRESSION", "zstd", "must be gzip or none"),
@@ -289,7 +289,7 @@ def test_no_attribute_comes_twice() -> None:
     }
 
 
-def test_what_is_no_crn_has_no_parts() -> None:
+def test_a_text_that_is_not_a_crn_has_no_parts() -> None:
     for value in ("", "crn", "crn:v1:bluemix:public:is", 7, None, ["crn"]):
         logs = sent(Source(fields={"vpc_crn": value, "instance_crn": value}), Line(b""))
         assert attributes(logs.resource.attributes).keys() == {
@@ -338,7 +338,7 @@ def flows(body: bytes) -> list[tuple[object, object]]:
 
 
 @pytest.mark.parametrize("size", [5_000, 100_000, 3_999_000])
-def test_a_request_has_at_most_4_mb_also_where_each_line_has_a_resource_of_its_own(
+def test_a_request_has_at_most_4_mb_even_if_each_line_has_its_own_resource(
     size: int,
 ) -> None:
     packer = Packer(PLAIN, 1 << 30)
@@ -361,7 +361,7 @@ def test_a_record_that_fits_into_no_request_is_refused_alone() -> None:
     delivery.close()
 
 
-def test_a_record_that_does_not_fit_beside_its_resource_is_refused() -> None:
+def test_a_record_that_does_not_fit_with_its_resource_is_refused() -> None:
     packer = Packer(PLAIN, 4_000_000)
     with pytest.raises(LineTooLong, match="does not fit into one request"):
         packer.add(0, bytes(3_999_000), bytes(1_000))
@@ -398,20 +398,20 @@ def answer(rejected: int = 0, said: str = "") -> bytes:
         (403, b"", answers.KeyRefused(403)),
         (404, b"", answers.RequestRefused(404)),
         (408, b"", answers.RequestRefused(408)),
-        (429, b"", answers.NotNow("it answered 429", overloaded=True)),
+        (429, b"", answers.Retry("it answered 429", overloaded=True)),
         (500, b"", answers.RequestRefused(500)),
         (501, b"", answers.RequestRefused(501)),
-        (502, b"", answers.NotNow("it answered 502")),
-        (503, b"", answers.NotNow("it answered 503", overloaded=True)),
-        (504, b"", answers.NotNow("it answered 504")),
-        (100, b"", answers.NotNow("it answered 100")),
+        (502, b"", answers.Retry("it answered 502")),
+        (503, b"", answers.Retry("it answered 503", overloaded=True)),
+        (504, b"", answers.Retry("it answered 504")),
+        (100, b"", answers.Retry("it answered 100")),
     ],
 )
 def test_what_an_answer_means(status: int, content: bytes, expected: answers.Meaning) -> None:
     assert meaning(status, content) == expected
 
 
-def test_records_that_were_not_taken_are_not_sent_again_and_their_objects_are_named(
+def test_refused_records_are_not_sent_again_and_their_objects_are_named(
     place: Place,
 ) -> None:
     items = list(flow_log_objects(3, 5))
@@ -521,16 +521,16 @@ def test_an_answer_that_takes_longer_than_the_timeout(place: Place) -> None:
     place.ingestion.script.rule(rule)
     result = place.run(OTEL_EXPORTER_OTLP_TIMEOUT="300")
     assert result.code == 0, result.log
-    assert "it gave no whole answer in time" in result.log
+    assert "it gave no complete answer in time" in result.log
     assert place.received().keys() == expected.keys()
 
 
-def test_a_certificate_of_its_own_is_trusted_by_these_connections_alone() -> None:
+def test_the_certificate_of_otlp_is_trusted_only_by_its_connections() -> None:
     assert tls_context(where()) is tls_context(where())
     assert tls_context(where()) is not tls_context()
 
 
-# --- a receiver that others wrote ----------------------------------------------------------------
+# --- a receiver by another vendor ----------------------------------------------------------------
 
 
 def test_a_receiver_that_others_wrote(place: Place) -> None:

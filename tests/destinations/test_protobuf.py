@@ -1,4 +1,4 @@
-"""What is written as protobuf, read by the official messages."""
+"""Our protobuf encoding, as the official package reads it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 TEXTS = st.text(max_size=400)
 SCALARS = st.none() | st.booleans() | INT64 | FLOATS | TEXTS
 NESTED = st.recursive(SCALARS, lambda of: st.lists(of) | st.dictionaries(TEXTS, of), max_leaves=5)
-# The official messages leave out a name without characters.
+# The official package omits an empty name.
 FLOWS = st.dictionaries(st.text(min_size=1, max_size=300), SCALARS, max_size=30)
 
 IN_RECORD = 6
 
 
 def as_official(value: object) -> AnyValue:
-    """The same by the official messages."""
+    """The same by the official package."""
     made = AnyValue()
     if isinstance(value, bool):
         made.bool_value = value
@@ -42,7 +42,7 @@ def as_official(value: object) -> AnyValue:
 
 
 def assert_same(written: bytes, expected: Message) -> None:
-    """The same content, and nothing beside it: neither unknown fields nor longer numbers."""
+    """The same content, without unknown fields or longer numbers."""
     assert type(expected).FromString(written) == expected
     assert len(written) == expected.ByteSize()
 
@@ -131,5 +131,5 @@ def test_numbers_of_other_kinds_are_stepped_over() -> None:
     content = b"\x09" + bytes(8) + b"\x15" + bytes(4) + b"\x18" + varint(300)
     assert list(fields(content)) == [(1, bytes(8)), (2, bytes(4)), (3, 300)]
     for cut in (1, 5, 10, len(content) - 1):
-        with pytest.raises(ValueError, match="cut"):
+        with pytest.raises(ValueError, match="truncated"):
             list(fields(content[:cut]))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from connections.iam import tokens_for
 from destinations import intake
 from destinations.base import Destination
 from destinations.batch import Batch, Packer
+from destinations.block import Block
 from destinations.cloud_logs import CloudLogs
 from destinations.intake import add_block, add_lines
 from lib import Lines, lines_of
 from logdna_synchronous import LogDNA
+from push.decoder import Unreadable
 from push.filter import Filter
 from push.selection import Fields, Selection, parse_fields
 from standins.flowlogs import flow_log_objects
+from tests.harness import NIGHTLY
 
 KEY = "ibm_vpc_flowlogs_v1/é"
 DESTINATIONS = [
@@ -79,6 +84,52 @@ def test_a_block_is_its_lines(
         check(lines_of(selection, text, KEY), destination, limit)
 
 
+NOISE = [
+    b'"', b"{", b"}", b"[", b"]", b",", b":", b"},{", b"{}", b'"a":1,', b"1.50", b"-0", b"1e3",
+    b"9" * 20, b"null", b" ", b"\\", b"\xff", "é".encode(), b'"key":', b'"flow_logs":[{',
+]  # fmt: skip
+
+
+@given(
+    item=st.sampled_from([item.body for item in flow_log_objects(3, 5)]),
+    cuts=st.lists(
+        st.tuples(st.integers(0, 5_000), st.integers(0, 3), st.sampled_from(NOISE)),
+        min_size=1,
+        max_size=3,
+    ),
+    where=st.sampled_from([None, "action=='rejected'", "target_port!=`443`"]),
+    fields=st.sampled_from(["", "action,target_port", "-action"]),
+)
+@settings(max_examples=20_000 if NIGHTLY else 500, deadline=None)
+def test_a_block_of_a_damaged_document_is_its_lines(
+    item: bytes, cuts: list[tuple[int, int, bytes]], where: str | None, fields: str
+) -> None:
+    """Also where it can still be read: a field twice, an entry without a field, any number."""
+    text = gzip.decompress(item)
+    for at, width, noise in cuts:
+        at %= len(text)
+        text = text[:at] + noise + text[at + width :]
+    chosen = parse_fields(fields) if fields else Fields()
+    selection = Selection(chosen, Filter(where) if where else None)
+    with suppress(Unreadable):
+        lines = lines_of(selection, text, KEY)
+        block = lines.block()
+        if block is not None:
+            check_equal(block, lines)
+
+
+def check_equal(block: Block, lines: Lines) -> None:
+    """The lines are the same, but for the spelling of numbers."""
+    packer = Packer(DESTINATIONS[0], 1_000_000)
+    if add_block(packer, 7, block, lines.source, lambda _: True) is None:
+        return
+    batch = packer.take()
+    fast = json.loads(b"[%b]" % batch.content) if batch else []
+    found = [json.loads(element["line"]) for element in fast]
+    assert found == [json.loads(line.text) for line in lines]
+    assert [list(line) for line in found] == [list(json.loads(line.text)) for line in lines]
+
+
 @pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
 @pytest.mark.parametrize("where", [None, "action=='rejected'", "target_port!=`443`"])
 def test_real_looking_objects_take_the_fast_way(
@@ -106,7 +157,9 @@ def test_what_differs_in_more_than_one_piece_is_rendered_line_by_line() -> None:
     for text in (
         b'{"flow_logs":[{}]}',
         b'{"flow_logs":[{"a":1},{}]}',
-        b'{"flow_logs":[{"a":99999999999999999999}]}',
+        b'{"flow_logs":[{"a":99999999999999999999},{"a": 1}]}',
+        b'{"flow_logs":[{"a":1,"a":2}]}',
+        b'{"flow_logs":[{"a":"},{"}]}',
         b'{"flow_logs":[{"key":1}]}',
         b'{"flow_logs":[{"end_time":[1]}]}',
         b'{"key":1,"flow_logs":[{"a":1}]}',
@@ -118,7 +171,7 @@ def test_what_differs_in_more_than_one_piece_is_rendered_line_by_line() -> None:
     "text", [b"x" * 17_000, b"},{"], ids=["one that may be too long", "one with a separator in it"]
 )
 def test_such_a_line_is_added_by_itself(text: bytes) -> None:
-    lines = lines_of(Selection(), b'{"flow_logs":[{"a":"%b"}]}' % text, KEY)
+    lines = lines_of(Selection(), b'{"flow_logs": [{"a":"%b"}]}' % text, KEY)
     block = lines.block()
     assert block
     packer = Packer(DESTINATIONS[0], 1_000_000)

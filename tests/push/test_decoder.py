@@ -1,4 +1,4 @@
-"""The decoder against anything at all: both of its ways agree, and memory stays bounded."""
+"""The decoder with any input: both parsers agree, and memory is limited."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ documents = objects_of(values) | st.fixed_dictionaries(
 
 
 def entry_texts(read: Callable[[], FlowLog]) -> Any:
-    """What was read, or that it can't be."""
+    """What was decoded, or that it can't be."""
     try:
         flow_log = read()
         return dict(flow_log.fields), list(flow_log.entries)
@@ -176,7 +176,7 @@ def measure(code):
 os._exit = measure
 flowlog.main()
 """
-"""The job itself, printing its peak of resident memory in KiB as its last act."""
+"""The job itself, which prints its peak memory in KiB at the end."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -1,4 +1,4 @@
-"""Which flows are sent: as JMESPath says, and nothing is lost that an expression does not fit."""
+"""Which flows are sent: as in JMESPath, but flows to which it can't be applied are sent too."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def sends(expression: str, flow: Any = FLOW) -> bool:
         ("[action, initiator_ip][?cidr(@, '10.0.0.0/8')]", True),
     ],
 )
-def test_a_flow_is_sent_where_the_expression_is_true(expression: str, sent: bool) -> None:
+def test_a_flow_is_sent_if_the_expression_is_true(expression: str, sent: bool) -> None:
     assert sends(expression) is sent
 
 
@@ -90,9 +90,9 @@ def test_a_flow_is_sent_where_the_expression_is_true(expression: str, sent: bool
         ("none > `1`", "None and 1 have no order"),
         ("was_initiated > `5`", "True and 5 have no order"),
         ("length(target_port) > `100`", "invalid type for value: 22"),
-        ("cidr(action, '10.0.0.0/8')", "'rejected' is no address"),
-        ("cidr(empty, '10.0.0.0/8')", "'' is no address"),
-        ("cidr(target_port, '10.0.0.0/8')", "22 is no address"),
+        ("cidr(action, '10.0.0.0/8')", "'rejected' is not an IP address"),
+        ("cidr(empty, '10.0.0.0/8')", "'' is not an IP address"),
+        ("cidr(target_port, '10.0.0.0/8')", "22 is not an IP address"),
         ("cidr(list, '10.0.0.0/8')", "unhashable"),
         ("[?action=='accepted']", "a value is not a list"),
         ("action[*].x", "a value is not a list"),
@@ -113,7 +113,7 @@ def test_a_flow_that_the_expression_does_not_fit_is_sent_and_warned_about_once(
 @pytest.mark.parametrize(
     ("expression", "fault"),
     [
-        ("action=='x' &&", "is no JMESPath expression: its end is missing"),
+        ("action=='x' &&", "is not a valid JMESPath expression: its end is missing"),
         ("action='x'", "at character 7, `='x'`: Unknown token '='"),
         ("action=='x", "at character 9, `'x`: Unclosed ' delimiter"),
         ("action == 'x' bytes", "at character 15, `bytes`"),
@@ -125,9 +125,9 @@ def test_a_flow_that_the_expression_does_not_fit_is_sent_and_warned_about_once(
         ("cidr(initiator_ip)", "gives `cidr` no address and network at character 1"),
         ("cidr(initiator_ip, target_ip)", "a network that is not a text in quotes"),
         ("cidr(initiator_ip, `5`)", "a network that is not a text in quotes"),
-        ("cidr(initiator_ip, '10.0.0.0/33')", "a network that is none: '10.0.0.0/33'"),
+        ("cidr(initiator_ip, '10.0.0.0/33')", "an invalid network: '10.0.0.0/33'"),
         ("cidr(initiator_ip, '10.0.0.1/8')", "10.0.0.1/8 has host bits set"),
-        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", "a network that is none: 'home'"),
+        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", "an invalid network: 'home'"),
         ("!" * 5000 + "a", "is nested too deeply"),
     ],
 )  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_faulty_expression(expression: str, fault: str) -> None:
         ("{x: direction}.x", []),
     ],
 )
-def test_what_is_said_before_any_flow_is_seen(expression: str, said: list[str]) -> None:
+def test_warnings_about_the_expression_itself(expression: str, said: list[str]) -> None:
     warnings = list(Filter(expression).warnings())
     assert len(warnings) == (1 if said else 0), warnings
     assert all(part in warnings[0] for part in said)
@@ -215,7 +215,7 @@ def test_only_what_jmespath_says_is_false_is_left_out(
     if true:
         assert sent, "a filter never loses what is true, or what it does not understand"
     elif flow.keys() >= {"action", "port", "bytes", "flag", "list"} and "missing" not in expression:
-        # Here only a type that does not fit can be the reason for sending it.
+        # Here, only a wrong type can be the reason for sending it.
         assert not sent or compiled._failed
 
 
@@ -236,7 +236,7 @@ typed = st.recursive(
 
 @settings(max_examples=600, deadline=None)
 @given(typed, st.sampled_from(["rejected", "accepted"]), st.integers(20, 24), st.booleans())
-def test_what_fits_means_what_jmespath_says(
+def test_expressions_mean_the_same_as_in_jmespath(
     expression: str, action: str, port: int, flag: bool
 ) -> None:
     flow = {**WELL_TYPED, "action": action, "port": port, "flag": flag}
@@ -250,7 +250,7 @@ def test_what_fits_means_what_jmespath_says(
     st.ip_addresses().map(str) | st.text(max_size=6),
     st.lists(st.tuples(st.ip_addresses(), st.integers(0, 128)), min_size=1, max_size=3),
 )
-def test_networks_hold_what_the_standard_library_says(
+def test_networks_contain_the_same_addresses_as_by_the_standard_library(
     address: str, around: list[tuple[Any, int]]
 ) -> None:
     networks = [

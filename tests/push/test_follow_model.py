@@ -52,7 +52,7 @@ def key_of(number: int, written: float) -> str:
 
 
 class FollowWorld(World):
-    """A bucket of interfaces, and what in it can't be read just now."""
+    """A bucket of interfaces, and which of its objects can't be read now."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class FollowWorld(World):
 
 
 class FollowBucket(Bucket):
-    """The bucket, whose listing begins where it is told."""
+    """The bucket, whose listing begins at the requested key."""
 
     concurrency = 2
 
@@ -89,7 +89,7 @@ class FollowBucket(Bucket):
 
 
 class FollowReader(Reader):
-    """`push.reader.Reader` without threads: a call is over when it has begun."""
+    """`push.reader.Reader` without threads: `begin` completes the call."""
 
     def __init__(self, world: World, run: Run) -> None:
         super().__init__(world, run)
@@ -112,7 +112,7 @@ class FollowJob(ModelJob):
         self.tally = Tally()
         self._reader: Any = FollowReader(world, run)
         self.state = state.StateObject(self._reader.store, STATE)
-        # Parked and late objects lie behind the mark.
+        # Parked and late objects are before the mark.
         self._floor = [0, ""]
 
     def _deliver(self, ref: ObjectRef, by_worker: bool) -> Settled:
@@ -127,7 +127,7 @@ class FollowJob(ModelJob):
 
 
 class FollowProtocol(Protocol):
-    """Follow: ticks, and objects of every kind."""
+    """Follow: runs of a timer, and objects of every kind."""
 
     mode = "follow"
     job = FollowJob
@@ -139,7 +139,7 @@ class FollowProtocol(Protocol):
 
     @rule(number=st.integers(0, 99), delay=st.sampled_from([0.0, 0.4, 3.0, SETTLING_SECONDS - 0.1]))
     def upload(self, number: int, delay: float) -> None:
-        """An object is written; its event, if there is one at all, is of no matter."""
+        """An object is written; its event, if there is one, does not matter."""
         key = key_of(number, self.world.shown)
         if key not in self.world.uploads:
             self.world.upload(key, delay)
@@ -164,7 +164,7 @@ class FollowProtocol(Protocol):
 
     @rule(seconds=st.sampled_from([300, LEASE_SECONDS + 1, HOUR, 30 * HOUR]))
     def a_longer_time_passes(self, seconds: int) -> None:
-        """A worker that stands still through it has been replaced when it moves again."""
+        """A worker that does nothing in this time is replaced before it continues."""
         self.disturbed = self.disturbed or bool(self.runs and seconds > LEASE_SECONDS - 60)
         self.world.clock += seconds
 
@@ -190,7 +190,7 @@ class FollowProtocol(Protocol):
         super().clear_away()
 
     def check_what_was_owed(self, ended: JobRun) -> None:
-        """A tick that ends well has delivered all that had settled when it began."""
+        """A run that ends well has delivered all that had settled when it began."""
         for key in self.owed[ended.name]:
             assert self.world.pushes[key], f"{ended.name} ended well without {key}"
 
@@ -222,11 +222,11 @@ class FollowProtocol(Protocol):
 
 
 def test_any_interleaving_of_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As small as can be, so that a few objects take many pages, passes and parked objects.
+    # As small as possible, so that few objects need many pages and passes, and are parked.
     monkeypatch.setattr(interfaces, "KEYS_AN_HOUR", 1)
-    monkeypatch.setattr(interfaces, "MOST_KEYS", 4)
+    monkeypatch.setattr(interfaces, "MAX_KEYS", 4)
     monkeypatch.setattr(survey, "LONG_WALK_PAGES", 3)
-    monkeypatch.setattr(follow, "LITTLE", 1)
+    monkeypatch.setattr(follow, "LAST_PASS_OBJECTS", 1)
     for module in (follow, state_follow):
-        monkeypatch.setattr(module, "MOST_PARKED", 2)
+        monkeypatch.setattr(module, "MAX_PARKED", 2)
     run_state_machine_as_test(FollowProtocol, settings=PROFILE)

@@ -33,7 +33,7 @@ class Bucket:
 
 
 class Waiting:
-    """A delivery that acknowledges only when somebody waits for it."""
+    """A delivery that acknowledges only when the push waits for it."""
 
     ended_by: DeliveryError | None = None
 
@@ -119,7 +119,7 @@ def job_of(bucket: object, delivery: object, tally: Tally, **more: Callable[...,
     return lib.Job(bucket, delivery, Stop(), scope, tally, **more)  # type: ignore[arg-type]
 
 
-def test_objects_without_flows_do_not_pile_up_behind_one_with(
+def test_objects_without_flows_do_not_accumulate_after_one_with_flows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "OPEN_OBJECTS", 50)
@@ -171,7 +171,7 @@ def test_no_batch_is_sent_before_its_time() -> None:
 
 
 class Broken(Bucket):
-    """One object meets an error that nobody foresaw."""
+    """One object causes an unexpected error."""
 
     def read(self, key: str) -> Body:
         if key == "001":
@@ -207,7 +207,7 @@ def test_an_unforeseen_error_of_the_run_leaves_everything_named() -> None:
     assert tally.not_begun and "KeyError" in tally.not_begun_reason
 
 
-def test_what_ends_a_push_from_within_an_object_leaves_it_named() -> None:
+def test_an_object_whose_error_ends_the_push_is_named() -> None:
     class Ending(Waiting):
         def add(self, owner: int, lines: Iterable[Line], source: Source) -> Added:
             if owner == 1:
@@ -225,7 +225,7 @@ def test_what_ends_a_push_from_within_an_object_leaves_it_named() -> None:
 
 
 class CompletedMeanwhile(Future[str]):
-    """Completes between the end of a wait for it and the look whether it is done."""
+    """Completes between the end of a wait for it and the check whether it is done."""
 
     def result(self, timeout: float | None = None) -> str:
         if timeout is not None:

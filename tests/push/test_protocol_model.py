@@ -1,4 +1,4 @@
-"""A model of everything that can happen around STATE, played against the production code.
+"""A model of everything that can happen to STATE, run against the production code.
 
 The functions under test are `lib.catch_up`, `lib.remember` and all they call; only the bucket, its
 clocks and the log service are made up. The bucket shows times in whole seconds, the clocks of its
@@ -46,13 +46,13 @@ SCOPE = lib.Scope("", STATE, lib.Shard())
 STATUSES = ["working", "closing", "finished"]
 FAST, SLOW = CLOCK_SKEW_SECONDS / 2, -CLOCK_SKEW_SECONDS / 2
 STATE_TRIES = 4
-"""So often the store is asked about STATE before a run gives up."""
+"""How often a request about STATE is tried before a run gives up."""
 NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 
 
 @dataclass
 class Upload:
-    """An object: when it was written, and from when on it can be seen."""
+    """An object: when it was written, and from when it is visible."""
 
     key: str
     written: float
@@ -85,7 +85,7 @@ class World:
 
     @property
     def shown(self) -> float:
-        """The clock of the machine that answers just now."""
+        """The clock of the machine that answers this request."""
         return self.clock + self.machine
 
     def upload(self, key: str, delay: float) -> Upload:
@@ -191,7 +191,7 @@ class Bucket:
 
 
 class Patience:
-    """Some tries, with a pause between them."""
+    """A few tries, with pauses between them."""
 
     def __init__(self, world: World, run: Run) -> None:
         self._world = world
@@ -244,10 +244,10 @@ class ModelJob(lib.Job):
 
     def push(self, refs: Sequence[ObjectRef], on_settled: Any = None) -> None:
         waiting: list[Settled] = []
-        # A worker listens with a method of its own; a push of named objects does not.
+        # A worker passes its own `on_settled`; a push of named objects does not.
         worker = on_settled if hasattr(on_settled, "__self__") else None
         if worker:
-            # A worker never pushes what lies behind the mark that it started from.
+            # A worker never pushes objects before the mark from which it started.
             self._floor = self._floor or self._world.states[-1]["mark"] or [0, ""]
             assert all([ref.last_modified, ref.key] > self._floor for ref in refs)
         try:
@@ -265,13 +265,13 @@ class ModelJob(lib.Job):
         except state.StateLost:
             raise
         except state.StateError as error:
-            # As the push loop does: what is in flight still counts, and moves the mark.
+            # Like the push loop: requests in flight still count, and move the mark.
             self._settle_all(waiting, on_settled)
             raise PushEnded(str(error)) from None
         self._settle_all(waiting, on_settled)
 
     def _wait_for_the_service(self) -> None:
-        """Its Retry-After is longer than the lease; all the while the job keeps looking."""
+        """Its Retry-After is longer than the lease; meanwhile the job keeps calling `on_wait`."""
         until = self._world.clock + LEASE_SECONDS + 300
         while self._world.clock < until:
             self._run.pause(self._world.clock + 20)
@@ -347,7 +347,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(keys=st.lists(st.integers(0, 99), min_size=2, max_size=4, unique=True))
     def upload_several(self, keys: list[int]) -> None:
-        """All at the same moment: of one second, the key alone says which comes first."""
+        """All at the same moment: within one second, only the key decides the order."""
         for key in keys:
             self.upload(key, 0.0)
 
@@ -357,13 +357,13 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(offset=st.sampled_from([0.0, FAST, SLOW]))
     def another_machine_answers(self, offset: float) -> None:
-        """All of the store's machines have clocks of their own."""
+        """Each of the store's machines has its own clock."""
         self.world.machine = offset
 
     @precondition(lambda self: len(self.runs) < 4)
     @rule(which=st.integers(0, 9), lag=st.integers(0, 2))
     def event_arrives(self, which: int, lag: int) -> None:
-        """In any order, and however late."""
+        """In any order, and at any time later."""
         ready = [upload for upload in self.pending if upload.visible <= self.world.clock]
         if ready:
             upload = ready[which % len(ready)]
@@ -381,14 +381,14 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.retries and len(self.runs) < 4)
     @rule(which=st.integers(0, 9), lag=st.integers(0, 2))
     def retry(self, which: int, lag: int) -> None:
-        """Code Engine starts a run again that has ended badly."""
+        """Code Engine retries a run that has failed."""
         before = self.retries.pop(which % len(self.retries))
         self.start(before.key, lag, before.name, by_hand=before.by_hand)
 
     @precondition(lambda self: self.runs)
     @rule(which=st.integers(0, 3), steps=st.integers(1, 12))
     def step(self, which: int, steps: int) -> None:
-        """One run goes on while the others stand still."""
+        """One run continues while the others wait."""
         run = self.runs[which % len(self.runs)].run
         for _ in range(steps):
             if not run.alive or self.world.clock < run.wake_at:
@@ -411,7 +411,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(which=st.integers(0, 3), after=st.booleans())
     def crash(self, which: int, after: bool) -> None:
-        """A run dies in front of its next request, or when that is done but not yet answered."""
+        """A run crashes before its next request, or after that was carried out but not answered."""
         run = self.runs[which % len(self.runs)].run
         self.disturbed = True
         run.step(crash_before=not after, crash_after=after)
@@ -426,7 +426,7 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(faults=st.lists(st.sampled_from(["lost", "late", "conflict"]), min_size=1, max_size=9))
     def the_store_does_not_answer_about_state(self, faults: list[str]) -> None:
-        """What becomes of the next requests; reads just fail. Nothing may be doubled by it.
+        """How the next requests fail; reads just fail. No line may be sent twice because of it.
 
         Unless a run can no longer say what it has done: see `clear_away`.
         """
@@ -461,7 +461,7 @@ class Protocol(RuleBasedStateMachine):
         self.runs.append(started)
 
     def clear_away(self) -> None:
-        """Runs that ended badly are started again by Code Engine."""
+        """Code Engine retries runs that have failed."""
         for ended in [entry for entry in self.runs if not entry.run.alive]:
             self.runs.remove(ended)
             run = ended.run
@@ -473,7 +473,7 @@ class Protocol(RuleBasedStateMachine):
                 self.note_what_is_repeated(ended.job)
 
     def note_what_is_repeated(self, job: ModelJob) -> None:
-        """A run ended in order, but could not write into STATE what it had done."""
+        """A run ended, but could not write its progress to STATE."""
         if job.pushed_last:
             mark = self.world.states[-1].get("mark") or (0, "")
             self.disturbed = self.disturbed or tuple(mark) < job.pushed_last
@@ -512,11 +512,11 @@ class Protocol(RuleBasedStateMachine):
             worker.time = self.real_time
 
     def settle(self) -> None:
-        """Let everything that is still to come have come."""
+        """Let all pending events and runs happen."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """What holds in the end."""
+        """What must be true at the end."""
         raise NotImplementedError
 
 
@@ -542,13 +542,13 @@ class CatchUpProtocol(Protocol):
     @precondition(lambda self: self.runs)
     @rule(tries=st.integers(1, 2 * STATE_TRIES))
     def the_store_does_not_answer_after_closing(self, tries: int) -> None:
-        """So the worker may not learn what the cutoff is."""
+        """So the worker may not learn the cutoff."""
         self.world.faults_after_closing = ["conflict"] * tries
 
     @precondition(lambda self: 0 < len(self.runs) < 4)
     @rule(which=st.integers(0, 3), lag=st.integers(0, 2))
     def the_service_lets_a_worker_wait(self, which: int, lag: int) -> None:
-        """For longer than the lease, which it must keep; then another run comes."""
+        """For longer than the lease, which the worker must renew; then another run starts."""
         self.world.stall_next_push = True
         run, until = self.runs[which % len(self.runs)].run, self.world.clock + LEASE_SECONDS + 100
         for _ in range(200):
@@ -563,7 +563,7 @@ class CatchUpProtocol(Protocol):
     @precondition(lambda self: self.world.uploads)
     @rule(which=st.integers(0, 99))
     def an_object_is_damaged(self, which: int) -> None:
-        """It was, from the start: what was pushed is well."""
+        """It was from the start: pushed objects were readable."""
         keys = sorted(self.world.uploads.keys() - self.world.pushes.keys())
         if keys:
             self.world.damaged.add(keys[which % len(keys)])
@@ -577,13 +577,13 @@ class CatchUpProtocol(Protocol):
         self.pending = [upload for upload in self.pending if upload.key != key]
         self.pending.append(self.world.upload(key, delay))
         if self.runs or self.retries:
-            # Whoever has it on a list from before reads what is there by then.
+            # A run that listed it before reads the new object.
             self.again[key] += 1
 
     @precondition(lambda self: self.named() and len(self.runs) < 4)
     @rule(which=st.integers(0, 9))
     def a_person_names_a_failure(self, which: int) -> None:
-        """It is well by now, as an archived object that was restored."""
+        """It is readable now, like an archived object that was restored."""
         key = self.named()[which % len(self.named())]
         if key not in {upload.key for upload in self.pending}:
             self.world.damaged.discard(key)
@@ -595,7 +595,7 @@ class CatchUpProtocol(Protocol):
 
     @rule()
     def a_quarter_of_an_hour_passes(self) -> None:
-        """A worker that stands still through it has been replaced when it moves again."""
+        """A worker that does nothing in this time is replaced before it continues."""
         self.disturbed = self.disturbed or bool(self.runs)
         self.world.clock += LEASE_SECONDS + 1
 
@@ -622,7 +622,7 @@ class CatchUpProtocol(Protocol):
 
 
 class RememberProtocol(Protocol):
-    """Remember: events side by side, then the run without one."""
+    """Remember: events at the same time, then the run without one."""
 
     mode = "remember"
 
@@ -632,7 +632,7 @@ class RememberProtocol(Protocol):
         """Older than the subscription."""
         if f"{key}" not in self.world.uploads:
             self.world.upload(f"{key}", 0)
-            # Remember goes by time alone, so it can tell the two kinds apart only by that.
+            # Remember decides only by time, so the two kinds must differ in it.
             self.world.clock += CLOCK_SKEW_SECONDS + 1
 
     def settle(self) -> None:

@@ -65,7 +65,7 @@ def test_a_setting_that_makes_no_sense(setting: str, fault: str) -> None:
         parse_fields(setting)
 
 
-def test_what_a_destination_adds_can_be_taken_away() -> None:
+def test_fields_that_a_destination_adds_can_be_dropped() -> None:
     def extra(fields: Fields) -> frozenset[str]:
         return fields.with_default(("_object",)).extra
 

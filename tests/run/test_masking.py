@@ -23,7 +23,7 @@ def test_passwords_in_urls_are_secrets(name: str, before: str) -> None:
     assert mask("can't reach me at proxy:3128") == "can't reach me at proxy:3128"
 
 
-def test_tokens_that_nobody_knew_beforehand() -> None:
+def test_tokens_that_are_not_known_in_advance() -> None:
     token = "eyJraWQiOiIyMDI2In0.eyJpYW1faWQiOiJJQk1pZCJ9.c2lnbmF0dXJl_-"
     assert token not in Mask([])(f"it answered: {token}!")
     assert Mask([])("Authorization: Bearer abc.def") == "Authorization: Bearer ***"

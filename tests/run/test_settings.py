@@ -1,4 +1,4 @@
-"""The environment and CE_DATA: what is accepted, and how everything else is named."""
+"""The environment and CE_DATA: what is accepted, and the faults of everything else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def faults(environ: dict[str, str]) -> str:
     return "\n".join(caught.value.faults)
 
 
-def test_what_existing_deployments_set_is_enough() -> None:
+def test_the_settings_of_existing_deployments_are_enough() -> None:
     settings = read_settings({**IAM_WAY, "KEY_FIRST_LOGGED": "first", "LOG": "debug"})
     assert settings.endpoint == "https://s3.us-south.cloud-object-storage.appdomain.cloud"
     assert settings.credentials == IAM(
@@ -59,7 +59,7 @@ def test_what_existing_deployments_set_is_enough() -> None:
 
 
 @pytest.mark.parametrize("setting", ["IAM_PROFILE_NAME", "IAM_PROFILE_ID"])
-def test_a_trusted_profile_stands_in_for_the_api_key(setting: str) -> None:
+def test_a_trusted_profile_replaces_the_api_key(setting: str) -> None:
     settings = read_settings({**IAM_WAY, "APIKEY": "", setting: "flowlog"})
     profile = TrustedProfile(setting, "flowlog", Path(COMPUTE_RESOURCE_TOKEN))
     assert settings.credentials == IAM(profile, IAM_WAY["COS_CRN"], "https://iam.cloud.ibm.com")
@@ -72,7 +72,7 @@ def test_a_trusted_profile_stands_in_for_the_api_key(setting: str) -> None:
 
 def test_a_trusted_profile_has_one_name() -> None:
     text = faults({**IAM_WAY, "APIKEY": "", "IAM_PROFILE_NAME": "a", "IAM_PROFILE_ID": "b"})
-    assert text == "IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: one of them must go"
+    assert text == "IAM_PROFILE_NAME and IAM_PROFILE_ID are both set: remove one of them"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_a_retry_that_sends_again_is_warned_of(
         ("https://s3.example.com/some/path", True),
     ],
 )
-def test_an_endpoint_that_holds_the_bucket_would_find_nothing(endpoint: str, usable: bool) -> None:
+def test_an_endpoint_that_contains_the_bucket_is_a_fault(endpoint: str, usable: bool) -> None:
     environ = {**IAM_WAY, "COS_ENDPOINT": endpoint}
     if usable:
         assert read_settings(environ)
     else:
-        assert "COS_ENDPOINT must not hold the bucket's name" in faults(environ)
+        assert "COS_ENDPOINT must not contain the bucket's name" in faults(environ)
 
 
 def test_an_array_needs_an_index() -> None:
@@ -116,13 +116,13 @@ def test_an_array_needs_an_index() -> None:
     assert "JOB_INDEX is not set" in faults(environ)
 
 
-def test_hmac_stands_in_for_api_key_and_crn() -> None:
+def test_hmac_replaces_api_key_and_crn() -> None:
     assert read_settings(HMAC_WAY).credentials == HMAC("access", "the-hmac-secret")
 
 
 @pytest.mark.parametrize("end", ["", "/", "/logs/ingest", "/logs/ingest/"])
 def test_endpoint_wins_over_region(end: str) -> None:
-    """Also where somebody has put in the whole URL of the service's documentation."""
+    """Also if it is the complete URL from the service's documentation."""
     settings = read_settings({**IAM_WAY, "LOGDNA_ENDPOINT": f"https://logs.mezmo.com{end}"})
     assert settings.destination.url == "https://logs.mezmo.com"
 
@@ -222,7 +222,7 @@ def test_a_mode_with_one_worker_refuses_an_array(mode: str) -> None:
         ("1970-01-02T00:00:00.9Z", 86_400),
     ],
 )
-def test_a_date_or_time_is_utc_where_it_names_no_zone(text: str, seconds: int) -> None:
+def test_a_date_or_time_without_a_zone_is_utc(text: str, seconds: int) -> None:
     period = read_settings({**IAM_WAY, "FLOWLOG_SINCE": text}).period
     assert period == Period(seconds)
     assert not period.holds(ObjectRef(seconds - 1, "k"))
@@ -236,7 +236,7 @@ def test_a_span_counts_back_from_the_start_of_the_run(text: str, back: int) -> N
     assert until is not None and before <= until + back <= int(time.time())
 
 
-def test_two_periods_that_meet_share_no_object() -> None:
+def test_consecutive_periods_share_no_object() -> None:
     noon = "2026-11-01T12:00:00Z"
     before = read_settings({**IAM_WAY, "FLOWLOG_UNTIL": noon}).period
     after = read_settings({**IAM_WAY, "FLOWLOG_SINCE": noon}).period
@@ -376,7 +376,7 @@ def test_keys_are_taken_as_they_are() -> None:
     assert parse_event(event(key=key)).key == key
 
 
-# --- which events ask for something --------------------------------------------------------------
+# --- which events have something to do -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
