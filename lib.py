@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -197,7 +197,7 @@ class Job:
     ) -> None:
         self.tally = tally
         self.scope = scope
-        self.job_run = scope.job_run or secrets.token_hex(4)
+        self.job_run = scope.job_run or os.urandom(4).hex()
         self._reader = Reader(store, stop)
         self._exchange = StateExchange(store, stop, store.policy)
         self.state = StateObject(self._exchange, scope.state_key)

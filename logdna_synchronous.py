@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 
 import orjson
 import requests
-import tenacity
 
-from connections.retry import RetryPolicy, TryAgain, Window, retrying
+from connections.retry import Retrying, RetryPolicy, TryAgain, Window
 from connections.unforeseen import describe
 from destinations import answers
 from destinations.base import (
@@ -166,12 +165,16 @@ class Sender:
         self.ended_by: DeliveryError | None = None
         self.window = Window(connections)
         self._destination = destination
-        self._policy = policy
         self._no_more_waits = no_more_waits
-        self._clock = clock
-        self._sleep = sleep or tenacity.sleep_using_event(no_more_waits)
         self._exchange = Exchange(destination, policy, self.traffic, connections)
         self._messages = Messages(destination)
+        self._retrying = Retrying(
+            policy,
+            sleep=sleep or no_more_waits.wait,
+            clock=clock,
+            ended=no_more_waits.is_set,
+            on_wait=self._messages.log_wait,
+        )
         self._splitting_helps = True
 
     def send(self, batch: Batch) -> Receipt:
@@ -199,18 +202,8 @@ class Sender:
         Returns two batches to send instead, if the service does not say which lines it refuses.
         """
         part = Part(lines, self._destination)
-        tries = retrying(
-            self._policy,
-            sleep=self._sleep,
-            clock=self._clock,
-            ended=self._no_more_waits.is_set,
-            on_wait=self._messages.log_wait,
-        )
         try:
-            for attempt in tries:
-                with attempt:
-                    first = attempt.retry_state.attempt_number == 1
-                    return self._try(part, result, first=first)
+            return self._retrying(lambda: self._try(part, result))
         except TryAgain as error:
             reason = self._messages.not_accepted(error)
             if isinstance(error, LinesNotAccepted) and result.accepted:
@@ -228,12 +221,13 @@ class Sender:
         self.ended_by = self.ended_by or error
         self._no_more_waits.set()
 
-    def _try(self, part: Part, result: Result, *, first: bool) -> tuple[Batch, ...]:
+    def _try(self, part: Part, result: Result) -> tuple[Batch, ...]:
         """One request. Raises TryAgain, or DeliveryError if no other request would work."""
         with self.window.slot() as halvings:
             if self.ended_by:
                 raise self.ended_by
-            answer = self._exchange.post(part.body, first=first)
+            part.tries += 1
+            answer = self._exchange.post(part.body, first=part.tries == 1)
         meaning = self._destination.meaning(answer.status, answer.text, len(part.lines))
         if isinstance(meaning, answers.Retry | answers.ByLine) and meaning.overloaded:
             self.window.overloaded(halvings)

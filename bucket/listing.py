@@ -5,12 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 from urllib.parse import unquote_plus
-from xml.etree import ElementTree
 
 from bucket.keys import Keys
 from connections.values import iso_seconds, whole_number
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 KEY_LIMIT = 1024
 """Most bytes of a key (S3 API, "Object keys"), and so also most characters."""
@@ -29,8 +31,7 @@ class ObjectRef:
     size: int = field(default=0, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(NamedTuple):
     """Objects written at or after `since` and before `until`, in seconds; None: no limit."""
 
     since: int | None = None
@@ -46,8 +47,7 @@ class Period:
 ALWAYS = Period()
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """One page of a listing, in the store's order; `more` is the token of the next page, if any.
 
     `folders` are the common prefixes of keys up to the delimiter, if the request had one.
@@ -55,15 +55,14 @@ class Page:
 
     refs: list[ObjectRef]
     more: str | None
-    folders: list[str] = field(default_factory=list)
+    folders: Sequence[str] = ()
 
 
 MAX_KEYS = 1000
 """Most keys of one page (S3 API, ListObjectsV2: max-keys)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
+class PageRequest(NamedTuple):
     """Asks for the first `keys` keys after `after` that start with `prefix`.
 
     Or, with the `more` of the last page, for the next ones. Keys that are the same up to a
@@ -92,6 +91,8 @@ class PageRequest:
 
 def read_page(content: bytes) -> Page:
     """Parse an answer to ListObjectsV2 (S3 API). Raises ValueError."""
+    from xml.etree import ElementTree  # a run for an event does not need it
+
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, LookupError) as error:
@@ -111,11 +112,11 @@ def read_page(content: bytes) -> Page:
     return Page(refs, more if truncated else None, folders)
 
 
-def _name(element: ElementTree.Element) -> str:
+def _name(element: Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def _read_contents(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
+def _read_contents(contents: Element, encoded: bool) -> ObjectRef:
     fields = {_name(child): child.text or "" for child in contents}
     try:
         key, written, size = fields["Key"], fields["LastModified"], fields["Size"]
@@ -131,7 +132,7 @@ def _read_contents(contents: ElementTree.Element, encoded: bool) -> ObjectRef:
     return ObjectRef(seconds, key, size_bytes)
 
 
-def _read_folder(element: ElementTree.Element, encoded: bool) -> str:
+def _read_folder(element: Element, encoded: bool) -> str:
     text = next((child.text or "" for child in element if _name(child) == "Prefix"), "")
     return url_decoded(text) if encoded else text
 

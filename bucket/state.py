@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from bucket.errors import Unanswered
 
@@ -68,8 +67,7 @@ class PreconditionFailed(Exception):
     """The store refused a write because its precondition did not hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """STATE in one answer of the store; `date` is the store's clock at that moment."""
 
     content: bytes

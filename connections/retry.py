@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-
-import tenacity
+from typing import TYPE_CHECKING, TypeVar
 
 from connections.values import http_date, whole_number
+
+if TYPE_CHECKING:
+    import tenacity
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,41 +66,72 @@ class TryAgain(Exception):
         self.after = after
 
 
-def retrying(
-    policy: RetryPolicy,
-    *,
-    sleep: Callable[[float], None],
-    clock: Callable[[], float] = time.monotonic,
-    ended: Callable[[], bool] = lambda: False,
-    on_wait: Callable[[TryAgain, int, float], None] = lambda error, tries, seconds: None,
-) -> tenacity.Retrying:
-    """Retries calls that raise TryAgain, by the policy; raises the last TryAgain.
+class Retrying:
+    """Retries calls that raise TryAgain, by the policy; safe to use from several threads.
 
-    The time starts now. Once `ended` returns True, there is no further wait. `on_wait` is called
-    before each wait with the error, the number of tries and the seconds.
+    Once `ended` returns True, there is no further wait. `on_wait` is called before each wait with
+    the error, the number of tries and the seconds.
     """
-    started = clock()
 
-    def problem(state: tenacity.RetryCallState) -> TryAgain:
-        error = state.outcome.exception() if state.outcome else None
-        assert isinstance(error, TryAgain)
-        return error
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        sleep: Callable[[float], object],
+        clock: Callable[[], float] = time.monotonic,
+        ended: Callable[[], bool] = lambda: False,
+        on_wait: Callable[[TryAgain, int, float], None] = lambda error, tries, seconds: None,
+    ) -> None:
+        self._policy = policy
+        self._sleep = sleep
+        self._clock = clock
+        self._ended = ended
+        self._on_wait = on_wait
 
-    def wait(state: tenacity.RetryCallState) -> float:
-        elapsed, after = clock() - started, problem(state).after
-        seconds = policy.wait(state.attempt_number, elapsed, after, random.random())
-        return math.inf if seconds is None else seconds
+    def __call__(self, call: Callable[[], T]) -> T:
+        """What `call` returns. The time starts now. Raises the last TryAgain."""
+        started = self._clock()
+        try:
+            return call()
+        except TryAgain as error:
+            failed: TryAgain | None = error
 
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(TryAgain),
-        wait=wait,
-        stop=lambda state: state.upcoming_sleep == math.inf or ended(),
-        sleep=sleep,
-        before_sleep=lambda state: on_wait(
-            problem(state), state.attempt_number, state.upcoming_sleep
-        ),
-        reraise=True,
-    )
+        def repeat() -> T:
+            nonlocal failed
+            if failed:
+                error, failed = failed, None
+                raise error  # of the first try, which is made already
+            return call()
+
+        return self._retries(started)(repeat)
+
+    def _retries(self, started: float) -> tenacity.Retrying:
+        # Imported when it is needed: few runs retry, and a run for an event is mostly start.
+        import tenacity
+
+        def problem(state: tenacity.RetryCallState) -> TryAgain:
+            error = state.outcome.exception() if state.outcome else None
+            assert isinstance(error, TryAgain)
+            return error
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            elapsed, after = self._clock() - started, problem(state).after
+            seconds = self._policy.wait(state.attempt_number, elapsed, after, random.random())
+            return math.inf if seconds is None else seconds
+
+        def sleep(seconds: float) -> None:
+            self._sleep(seconds)
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TryAgain),
+            wait=wait,
+            stop=lambda state: state.upcoming_sleep == math.inf or self._ended(),
+            sleep=sleep,
+            before_sleep=lambda state: self._on_wait(
+                problem(state), state.attempt_number, state.upcoming_sleep
+            ),
+            reraise=True,
+        )
 
 
 LONGEST_SECONDS = 999_999_999

@@ -97,8 +97,7 @@ class LineTooLong(DeliveryError):
 # --- receipts ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why lines of an object were not delivered.
 
     `permanent`: a service that works and is set up correctly would refuse them again.
@@ -120,8 +119,7 @@ class Receipt:
     ended_by: DeliveryError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(NamedTuple):
     """The result of `Delivery.add`: how many lines were added, how many of them the service will
     truncate, and why another line was refused, if one was."""
 

@@ -53,6 +53,8 @@ class Part:
 
     def __init__(self, lines: Batch, destination: Destination) -> None:
         self._destination = destination
+        self.tries = 0
+        """How many requests have been made with lines of it."""
         self.narrow(lines)
 
     def narrow(self, lines: Batch) -> None:

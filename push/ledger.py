@@ -5,14 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bucket.keys import Keys
 from bucket.listing import ObjectRef
 from destinations.base import Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """An object whose result is final: delivered where `error` is None."""
 
     ref: ObjectRef

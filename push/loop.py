@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from bucket.errors import ObjectError, ObjectNotFound, StoreError
 from bucket.listing import ObjectRef
@@ -34,8 +33,7 @@ class PushEnded(Exception):
     """A push can't continue; the text says why. What it did not deliver is in the tally."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Progress of a push, in objects."""
 
     settled: int

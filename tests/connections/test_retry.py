@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from connections.retry import RetryPolicy, TryAgain, Window, retry_after_seconds, retrying
+from connections.retry import Retrying, RetryPolicy, TryAgain, Window, retry_after_seconds
 
 POLICY = RetryPolicy(seconds=100, first_wait=0.5, longest_wait=30)
 
@@ -79,7 +79,7 @@ def test_tries_end_by_time_and_not_by_number() -> None:
     """Requests to a service that is down for 20 minutes are retried until then."""
     clock, waits = Clock(), list[tuple[int, float]]()
     policy = RetryPolicy(seconds=1200)
-    tries = retrying(
+    tries = Retrying(
         policy,
         sleep=clock.sleep,
         clock=clock,
@@ -102,9 +102,9 @@ def test_tries_end_by_time_and_not_by_number() -> None:
 def test_errors_that_must_not_be_retried_are_not() -> None:
     clock = Clock()
     with pytest.raises(ValueError, match="other"):
-        retrying(POLICY, sleep=clock.sleep, clock=clock)(lambda: int("other"))
+        Retrying(POLICY, sleep=clock.sleep, clock=clock)(lambda: int("other"))
     with pytest.raises(TryAgain):
-        ended = retrying(POLICY, sleep=clock.sleep, clock=clock, ended=lambda: True)
+        ended = Retrying(POLICY, sleep=clock.sleep, clock=clock, ended=lambda: True)
         ended(_fail)
     assert clock.now == 50
 
@@ -121,7 +121,7 @@ def test_a_wait_is_as_long_as_the_service_asks() -> None:
             raise TryAgain("it answered 429", left.pop())
         return "done"
 
-    tries = retrying(RetryPolicy(first_wait=0), sleep=clock.sleep, clock=clock)
+    tries = Retrying(RetryPolicy(first_wait=0), sleep=clock.sleep, clock=clock)
     assert tries(ask) == "done"
     assert clock.now == 93
 
