@@ -21,7 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The other tests of a file share fixtures and folders, so one worker runs all of them."""
     for item in items:
         assert isinstance(item, pytest.Function)
-        if ON_ANY_WORKER.isdisjoint(item.fixturenames):
+        names = item.fixturenames
+        if ON_ANY_WORKER.isdisjoint(names) or "image" in names:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 

@@ -19,7 +19,7 @@ from run.settings import Unusable
 from tests.harness import BUCKET, SECRETS, Result, event, settings_read
 from tests.wire import CHANGED, ENVIRON, GOOD, KEY, LISTING, TOKEN, answer, part, wire
 
-INPUTS = 100_000 if os.environ.get("FLOWLOG_NIGHTLY") else 10_000
+INPUTS = 100_000 if os.environ.get("FLOWLOG_NIGHTLY") else 3_000
 
 Run = Callable[..., Result]
 

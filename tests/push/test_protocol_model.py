@@ -663,7 +663,7 @@ class RememberProtocol(Protocol):
 
 
 PROFILE = settings(
-    max_examples=6000 if NIGHTLY else 600,
+    max_examples=6000 if NIGHTLY else 300,
     stateful_step_count=60 if NIGHTLY else 40,
     deadline=None,
     derandomize=not NIGHTLY,
