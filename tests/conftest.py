@@ -17,6 +17,8 @@ ON_ANY_WORKER = {"place", "either", "authority"}
 """Fixtures of tests that have services of their own."""
 
 
+# Before the groups are read.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The other tests of a file share fixtures and folders, so one worker runs all of them."""
     for item in items:
