@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import signal
@@ -112,9 +113,15 @@ class Desk:
 
 @pytest.fixture
 def desk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Desk]:
-    yield Desk(tmp_path, capsys, monkeypatch)
+    # One at a time: the program has one folder for its files, that of the project.
+    with (tmp_path_factory.getbasetemp().parent / "deploy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Desk(tmp_path, capsys, monkeypatch)
 
 
 def printed(text: str) -> list[list[str]]:
