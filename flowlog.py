@@ -24,8 +24,11 @@ from run.settings import Settings, Unusable, log_level_of, mode_of, read_setting
 
 log = logging.getLogger("flowlog")
 
-READS_PER_REQUEST = 4
-"""A request to the log service holds the lines of many objects, so fewer of them are in flight."""
+READS_PER_REQUEST, READS_PER_LARGE_REQUEST = 2, 4
+"""A request to the log service holds the lines of many objects, so fewer of them are in flight.
+
+Fewer still where it is not compressed, since it stays in memory until it is answered.
+"""
 
 OK, NOT_DELIVERED, UNUSABLE = 0, 1, 2
 
@@ -43,10 +46,12 @@ def exit_code(tally: Tally, stop: Stop, *, broken: bool) -> int:
 
 def open_delivery(settings: Settings, stop: Stop) -> Delivery:
     """The delivery of a real run."""
+    compressed = settings.destination.compressed
+    reads = READS_PER_REQUEST if compressed else READS_PER_LARGE_REQUEST
     return Delivery(
         settings.destination,
         policy=settings.retry,
-        concurrency=max(1, settings.concurrency // READS_PER_REQUEST),
+        concurrency=max(1, settings.concurrency // reads),
         stop_requested=stop.requested,
     )
 

@@ -67,9 +67,16 @@ def split(text: bytes) -> tuple[bytes, slice, int] | None:
 
     None where the form says that it is not. `Flat.groups` makes sure of it.
     """
-    start, end = text.find(_LIST, 0, OWN_FIELDS_LIMIT_BYTES), text.rfind(b"}]")
+    # With another bracket, the list might end elsewhere, or another one might take its place.
+    if not text.count(b"[") == text.count(b"]") == 1:
+        return None
+    start, end = text.find(_LIST, 0, OWN_FIELDS_LIMIT_BYTES), text.find(b"}]")
     span = slice(start + len(_LIST), end)
-    if start < 0 or len(text) - (span.stop - span.start) > OWN_FIELDS_LIMIT_BYTES:
+    if (
+        start < 0
+        or end < span.start
+        or len(text) - (span.stop - span.start) > OWN_FIELDS_LIMIT_BYTES
+    ):
         return None
     return text[: span.start - 1] + text[end + 1 :], span, text.count(b"{", start)
 
@@ -77,11 +84,12 @@ def split(text: bytes) -> tuple[bytes, slice, int] | None:
 def _is_flat(text: bytes, entries: int) -> bool:
     """Whether the text of so many entries has no space, no escape, and no value that holds others.
 
-    So all its braces are structure, and it is what would be written of these entries.
+    `split` has seen that it has no brackets. So all its braces are structure, and it is what would
+    be written of these entries.
     """
     return text.count(b"{") == text.count(b"}") == entries - 1 and not any(
         character in text for character in _NOT_FLAT
     )
 
 
-_NOT_FLAT = (b"[", b"]", b"\\", b" ", b"\n", b"\r", b"\t")
+_NOT_FLAT = (b"\\", b" ", b"\n", b"\r", b"\t")

@@ -91,6 +91,16 @@ PIECES = [b"{", b"}", b"[", b"]", b",", b":", b'"flow_logs"', b'"a"', b"1", b"-"
 
 @FUZZ
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+@example(b'{"flow_logs":[{"a":1}],"b":2,"c":[{"d":3}]}')
+@example(b'{"b":1,"flow_logs":[{"a":1}],"b":2,"c":[{"d":3}]}')
+@example(b'{"flow_logs":[{"a":1}],"flow_logs":[]}')
+@example(b'{"flow_logs":[{"a":1}],"flow_logs":[{"b":1}]}')
+@example(b'{"flow_logs":[{"a":1}],"flow\\u005flogs":[]}')
+@example(b'{"flow_logs":[{"a":1}],"flow\\u005flogs":1}')
+@example(b'{"a":{"flow_logs":[{"a":1}]}}')
+@example(b'{"a":{"flow_logs":[{"a":1}]},"flow_logs":[{"b":2}]}')
+@example(b'{"flow_logs":[{"a":"}]"}')
+@example(b'{"flow_logs":[{"a":1}],"b":"x}]"}')
 @example(b'{"flow_logs":[1],"flow_logs":[{}]}')
 @example(b'{"flow_logs":[{}],"flow_logs":null}')
 @example(b'{"flow_logs":[{}],"a":12}')
