@@ -280,21 +280,22 @@ def call(state: State, argv: list[str]) -> str:
     return said if isinstance(said, str) else json.dumps(said, indent=2)
 
 
-def main() -> int:
-    """One call; others wait, since a log is followed while other things are asked."""
+def answer(argv: list[str]) -> tuple[str, int]:
+    """What one call prints, and its exit code; others wait, since a log is followed meanwhile."""
     with Path(os.environ["CLOUD"]).open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         state: State = json.load(file)
         try:
-            said, code = call(state, sys.argv[1:]), 0
+            said, code = call(state, argv), 0
         except Failed as failed:
             said, code = f"FAILED\n{failed}", 1
         file.seek(0)
         json.dump(state, file)
         file.truncate()
-    print(said, file=sys.stderr if code else sys.stdout)
-    return code
+    return said, code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    text, exit_code = answer(sys.argv[1:])
+    print(text, file=sys.stderr if exit_code else sys.stdout)
+    sys.exit(exit_code)

@@ -13,18 +13,6 @@ from tests.harness import Place, services
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-ON_ANY_WORKER = {"place", "either", "authority"}
-"""Fixtures of tests that have services of their own."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The other tests of a file share fixtures and folders, so one worker runs all of them."""
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        names = item.fixturenames
-        if ON_ANY_WORKER.isdisjoint(names) or "image" in names:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
 
 @pytest.fixture
 def place() -> Iterator[Place]:

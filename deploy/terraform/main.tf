@@ -5,7 +5,7 @@ locals {
   cloud_logs = var.destination == "cloud-logs"
   logs_guid  = local.cloud_logs ? regex("^https://([^.]+)", coalesce(var.cloud_logs_endpoint, "https://missing."))[0] : ""
 
-  project_id = var.project_id == null ? ibm_code_engine_project.this[0].project_id : var.project_id
+  project_id = var.project.id == null ? ibm_code_engine_project.this[0].project_id : var.project.id
 
   follows      = var.mode == "follow"
   state_bucket = var.mode == "simple" ? null : coalesce(var.state_bucket, var.bucket)
@@ -42,9 +42,9 @@ locals {
 }
 
 resource "ibm_code_engine_project" "this" {
-  count             = var.project_id == null ? 1 : 0
+  count             = var.project.id == null ? 1 : 0
   name              = var.name
-  resource_group_id = var.resource_group_id
+  resource_group_id = var.project.resource_group_id
 }
 
 data "ibm_code_engine_project" "this" {
@@ -140,10 +140,10 @@ resource "ibm_code_engine_job" "this" {
   name                     = var.name
   image_reference          = var.image
   image_secret             = var.image_secret
-  scale_cpu_limit          = var.cpu
-  scale_memory_limit       = var.memory
-  scale_retry_limit        = var.retry_limit
-  scale_max_execution_time = var.max_execution_time
+  scale_cpu_limit          = var.run.cpu
+  scale_memory_limit       = var.run.memory
+  scale_retry_limit        = var.run.retry_limit
+  scale_max_execution_time = var.run.max_execution_time
 
   run_compute_resource_token_enabled = true
 
@@ -173,7 +173,7 @@ locals {
     "ibmcloud ce subscription ${local.kind} create --name ${var.name}",
     "--destination-type job --destination ${ibm_code_engine_job.this.name} ${local.when}",
   ])
-  enter = "ibmcloud target -r ${var.region} -g '${var.resource_group}' && ibmcloud ce project select --id ${local.project_id}"
+  enter = "ibmcloud target -r ${var.region} -g '${var.project.resource_group}' && ibmcloud ce project select --id ${local.project_id}"
 }
 
 resource "terraform_data" "subscription" {

@@ -11,22 +11,25 @@ variable "name" {
   }
 }
 
-variable "project_id" {
-  description = "ID of an existing Code Engine project in the bucket's region; null makes a new one."
-  type        = string
-  default     = null
+variable "project" {
+  description = "Code Engine project in the bucket's region: id of one that exists, or resource_group_id of a new one (the provider's default group without it). resource_group is the name of the group that the ibmcloud CLI targets."
+  type = object({
+    id                = optional(string)
+    resource_group_id = optional(string)
+    resource_group    = optional(string, "Default")
+  })
+  default = {}
 }
 
-variable "resource_group_id" {
-  description = "ID of the resource group of a new project; null means the provider's default group."
-  type        = string
-  default     = null
-}
-
-variable "resource_group" {
-  description = "Name of the resource group that the ibmcloud CLI targets."
-  type        = string
-  default     = "Default"
+variable "run" {
+  description = "What a run for one event gets: cpu and memory (Code Engine documents the pairs), how often it is repeated after a failure (0 is not sent by the provider on create), and the seconds after which it is ended."
+  type = object({
+    cpu                = optional(string, "0.125")
+    memory             = optional(string, "0.25G")
+    retry_limit        = optional(number, 1)
+    max_execution_time = optional(number, 7200)
+  })
+  default = {}
 }
 
 variable "image" {
@@ -43,45 +46,6 @@ variable "image_secret" {
   description = "Name of the project's registry secret for a private image; null for a public one."
   type        = string
   default     = null
-}
-
-variable "cpu" {
-  description = "CPUs of a run for one event; must go with the memory (Code Engine documents the pairs)."
-  type        = string
-  default     = "0.125"
-}
-
-variable "memory" {
-  description = "Memory of a run for one event."
-  type        = string
-  default     = "0.25G"
-
-  validation {
-    condition     = can(regex("^[0-9]+(\\.[0-9]+)?[MG]$", var.memory))
-    error_message = "The memory must be a size such as 0.25G."
-  }
-}
-
-variable "retry_limit" {
-  description = "How often Code Engine repeats a run that failed; 0 is not sent by the provider on create."
-  type        = number
-  default     = 1
-
-  validation {
-    condition     = var.retry_limit >= 0 && var.retry_limit <= 5
-    error_message = "The retry limit must be from 0 to 5."
-  }
-}
-
-variable "max_execution_time" {
-  description = "Seconds after which Code Engine ends a run."
-  type        = number
-  default     = 7200
-
-  validation {
-    condition     = var.max_execution_time >= 60 && var.max_execution_time <= 86400
-    error_message = "The time must be from 60 to 86400 seconds."
-  }
 }
 
 # --- where the flow logs are ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import signal
@@ -14,12 +15,23 @@ from typing import Any
 import pytest
 
 from deploy import code_engine
+from standins import ibmcloud
 from tests.deploy.dry_runs import BLOCK, PAGE, page_with_dry_runs
 from tests.deploy.test_plan import ENV, IMAGE
 from tests.harness import NIGHTLY, PROJECT
 
 SECRETS = ("canary-ingestion-key", "canary-key-of-the-desk")
 READS = ("get", "list", "logs", "target", "select")
+
+
+CALL = code_engine.CLI._call
+
+
+def answered(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """What the CLI's stand-in does, in this process."""
+    said, code = ibmcloud.answer([*words])
+    out, err = ("", said) if code else (said, "")
+    return subprocess.CompletedProcess(words, code, stdout=out, stderr=err)
 
 
 class Desk:
@@ -38,6 +50,9 @@ class Desk:
         patch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
         patch.setenv("CLOUD", str(self.state))
         patch.setattr(code_engine, "POLL_SECONDS", 0.01)
+        patch.chdir(PROJECT)
+        # A process for each call is slow, so only some tests `start_processes`.
+        patch.setattr(code_engine.CLI, "_call", lambda _, words: answered(words))
         self.said = ""
 
     @property
@@ -48,6 +63,9 @@ class Desk:
     @cloud.setter
     def cloud(self, state: dict[str, Any]) -> None:
         self.state.write_text(json.dumps(state))
+
+    def start_processes(self) -> None:
+        self._patch.setattr(code_engine.CLI, "_call", CALL)
 
     def change(self, **fields: Any) -> None:
         self.cloud = {**self.cloud, **fields}
@@ -95,9 +113,15 @@ class Desk:
 
 @pytest.fixture
 def desk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Desk]:
-    yield Desk(tmp_path, capsys, monkeypatch)
+    # One at a time: the program has one folder for its files, that of the project.
+    with (tmp_path_factory.getbasetemp().parent / "deploy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Desk(tmp_path, capsys, monkeypatch)
 
 
 def printed(text: str) -> list[list[str]]:
@@ -107,6 +131,7 @@ def printed(text: str) -> list[list[str]]:
 
 
 def test_up_from_nothing_then_again(desk: Desk) -> None:
+    desk.start_processes()
     assert desk.run("up") == 0, desk.said
     project, (profile,) = desk.project, desk.cloud["profiles"].values()
     assert {kind: list(project[kind]) for kind in ("job", "cron", "cos")} == {
@@ -291,6 +316,7 @@ def test_what_is_wrong_with_the_desk(desk: Desk, monkeypatch: pytest.MonkeyPatch
     assert desk.run("up") == 1
     assert "`ibmcloud login`" in desk.said
     monkeypatch.setenv("PATH", "")
+    desk.start_processes()
     assert desk.run("up") == 1
     assert "no ibmcloud command" in desk.said
     desk.write({}, {})

@@ -19,7 +19,7 @@ module "flowlog" {
   source = "../.."
 
   image               = "ghcr.io/example/flowlog:1.0.0"
-  project_id          = "00000000-0000-0000-0000-000000000000"
+  project             = { id = "00000000-0000-0000-0000-000000000000" }
   region              = "eu-de"
   bucket              = "my-flow-logs"
   cos_crn             = "crn:v1:bluemix:public:cloud-object-storage:global:a/ACCOUNT:00000000-0000-0000-0000-000000000000::"
