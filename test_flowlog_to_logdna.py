@@ -25,6 +25,7 @@ import lib
 from bucket.errors import ObjectError, StoreError
 from bucket.listing import ObjectRef
 from bucket.state import StateError
+from connections.network import use_network
 from connections.stop import Stop, Stopped
 from desk import status
 from desk.coverage import USUAL_DAYS
@@ -162,6 +163,7 @@ def parse_arguments() -> argparse.Namespace:
 def prepare(arguments: argparse.Namespace) -> dict[str, str]:
     """The job's environment, without an event. Raises settings.Unusable."""
     environ = reachable_from_desk(read_ini(arguments.ini)[0])
+    environ |= use_network(environ)
     if arguments.dry_run:
         environ |= DRY_RUN
         if environ.get("COS_HMAC_ACCESS_KEY_ID"):

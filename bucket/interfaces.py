@@ -115,26 +115,44 @@ class Walk:
         return rest
 
 
-def folders_ahead(walk: Walk) -> Generator[PageRequest, Page, list[str]]:
-    """The folders that a walk has not reached yet, in order; yields requests, is sent their pages.
+def folders_ahead(walk: Walk) -> Generator[list[PageRequest], list[Page], list[str]]:
+    """The folders that a walk has not reached yet, in order.
 
-    First the folders next to the interface that the walk is in, then those next to its parent
-    folder, and so on upwards: a few requests, however many objects are in the folders.
+    Yields requests that can be made at the same time, and is sent their pages: those of the folders
+    next to the interface that the walk is in, of those next to its parent folder, and so on
+    upwards. A few requests, however many objects are in the folders.
     """
-    found: list[str] = []
+    parents = _parents(walk)
+    found: list[list[str]] = [[] for _ in parents]
+    requests = {
+        level: PageRequest(folder, walk.after, MAX_KEYS, "/")
+        for level, folder in enumerate(parents)
+    }
+    while requests:
+        pages = yield list(requests.values())
+        more: dict[int, PageRequest] = {}
+        for level, page in zip(requests, pages, strict=True):
+            ahead = [one for one in page.folders if one > walk.after]
+            inside = [one for one in ahead if walk.through is None or one <= walk.through]
+            # Dividing is optional: a page without new folders ends it, so it can't loop forever.
+            is_new = bool(inside) and (not found[level] or found[level][-1] < inside[0])
+            found[level] += inside if is_new else []
+            if page.more is not None and is_new and len(inside) == len(ahead):
+                more[level] = PageRequest(parents[level], "", MAX_KEYS, "/", page.more)
+        requests = more
+    joined: list[str] = []
+    for folders in found:
+        joined += [one for one in folders if not joined or one > joined[-1]]
+    return joined
+
+
+def _parents(walk: Walk) -> list[str]:
+    """The folders above the interface that the walk is in, the nearest first."""
+    parents = []
     folder = interface_of(walk.after) or walk.after
     while folder != walk.prefix:
         folder = folder[: folder.rfind("/", 0, -1) + 1]
         if len(folder) < len(walk.prefix):
             folder = walk.prefix
-        request: PageRequest | None = PageRequest(folder, walk.after, MAX_KEYS, "/")
-        while request:
-            page = yield request
-            ahead = [one for one in page.folders if one > walk.after]
-            inside = [one for one in ahead if walk.through is None or one <= walk.through]
-            # Dividing is optional: a page without new folders ends it, so it can't loop forever.
-            is_new = bool(inside) and (not found or found[-1] < inside[0])
-            found += inside if is_new else []
-            has_more = page.more is not None and is_new and len(inside) == len(ahead)
-            request = PageRequest(folder, "", MAX_KEYS, "/", page.more or "") if has_more else None
-    return found
+        parents.append(folder)
+    return parents

@@ -21,6 +21,7 @@ CA_SETTINGS = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 (by `openssl rehash`). If none is set, the list of the package `certifi` is used."""
 
 _PROXY_SETTINGS = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "all": "ALL_PROXY"}
+_SETTINGS = (*CA_SETTINGS, *_PROXY_SETTINGS.values(), "NO_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,24 @@ def is_host(name: str) -> bool:
         return False
     labels = name.removesuffix(".").split(".")
     return len(name) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", one) for one in labels)
+
+
+def use_network(environ: Mapping[str, str]) -> dict[str, str]:
+    """Use these network settings in this process, in place of those in its environment.
+
+    Where one is not set, that of the process is used. Returns all that are used. To be called
+    before the first connection.
+    """
+    given = {name: text for name in _SETTINGS if (text := _variable(environ, name))}
+    own = {name: text for name in _SETTINGS if (text := _variable(os.environ, name))}
+    if any(name in given for name in CA_SETTINGS):
+        own = {name: text for name, text in own.items() if name not in CA_SETTINGS}
+    used = own | given
+    for name in _SETTINGS:
+        os.environ.pop(name, None)
+        os.environ.pop(name.lower(), None)
+    os.environ.update(used)
+    return used
 
 
 @functools.cache

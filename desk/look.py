@@ -24,7 +24,7 @@ from push.state_exchange import StateExchange
 from push.survey import Survey
 from run.settings import Settings
 
-LONG_WALK_PAGES = 4
+LONG_WALK_PAGES = 2
 """A person waits for it, so that a listing is divided sooner than that of a run."""
 
 OnKeys = Callable[[int], None]

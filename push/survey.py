@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from bucket.errors import StoreError
 from bucket.interfaces import LONG_WALK_PAGES, Walk, folders_ahead
-from bucket.listing import Listing, ObjectRef, Page
+from bucket.listing import Listing, ObjectRef, Page, PageRequest
 from push.reader import Reader
 
 
@@ -19,9 +19,9 @@ class Survey:
         self,
         reader: Reader,
         wanted: Callable[[ObjectRef], bool],
-        long_walk_pages: int = LONG_WALK_PAGES,
+        long_walk_pages: int | None = None,
     ) -> None:
-        self._long_walk_pages = long_walk_pages
+        self._long_walk_pages = long_walk_pages or LONG_WALK_PAGES
         self._reader = reader
         self._wanted = wanted
         self._waiting: deque[Walk] = deque()
@@ -82,12 +82,20 @@ class Survey:
             return
         search = folders_ahead(walk)
         try:
-            request = next(search)
+            requests = next(search)
             while True:
-                request = search.send(self._reader.call(self._reader.store.page, request))
+                requests = search.send(self._pages(requests))
         except StopIteration as found:
             for part in walk.divide(found.value, 4 * self._reader.store.concurrency):
                 self._add(part)
+
+    def _pages(self, requests: list[PageRequest]) -> list[Page]:
+        """The pages of these requests, which are made at the same time."""
+        calls = [self._reader.begin(self._reader.store.page, request) for request in requests]
+        waiting = set(calls)
+        while waiting:
+            waiting -= self._reader.first(waiting)
+        return [call.result() for call in calls]
 
     def _joined(self) -> Listing:
         """All objects that were found, in order."""

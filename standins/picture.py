@@ -17,14 +17,15 @@ from standins.place import BUCKET, PROJECT, services
 PICTURE = PROJECT / "docs" / "report.png"
 
 
-def report(file: Path) -> None:
-    """Write the report of the stand-in's bucket."""
+def report(file: Path, days: int = watched.DAYS) -> None:
+    """Write the report of the stand-in's bucket, with objects of the last days."""
     with services("logdna") as place, tempfile.TemporaryDirectory() as folder:
-        watched.fill(place.store, BUCKET)
+        watched.fill(place.store, BUCKET, days)
         ini = Path(folder) / "test.ini"
         settings = {
             **place.environ,
             "FLOWLOG_MODE": "follow",
+            "FLOWLOG_SINCE": f"{24 * days - 1}h",
             "FLOWLOG_FIELDS": "-collector_crn,-attached_endpoint_type,-version",
         }
         del settings["PATH"], settings["HOME"]

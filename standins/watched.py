@@ -45,24 +45,24 @@ def is_there(number: int, ago: timedelta, rng: random.Random) -> bool:
     return True
 
 
-def objects(now: datetime, every: int = 5) -> Iterator[tuple[str, bytes, datetime]]:
-    """Key, content and time of all objects: one for each interface, `every` so many minutes."""
+def objects(now: datetime, days: int) -> Iterator[tuple[str, bytes, datetime]]:
+    """Key, content and time of all objects: one every five minutes for each interface."""
     rng = random.Random(1)
     for number in range(len(NAMES) * SUBNETS_EACH * INTERFACES_EACH):
         # One content for all objects of an interface, since making them takes longest.
         body = flow_log_object(number, 20, now, number).body
-        for minutes in range(1, DAYS * 24 * 60, every):
+        for minutes in range(1, days * 24 * 60, 5):
             if not is_there(number, timedelta(minutes=minutes), rng):
                 continue
             end = now - timedelta(minutes=minutes)
             yield renamed(flow_log_object(0, 0, end, number).key, number), body, end
 
 
-def fill(store: Store, bucket: str) -> Following:
+def fill(store: Store, bucket: str, days: int = DAYS) -> Following:
     """Fill the bucket, with STATE of follow mode: a lag of half an hour, two parked objects."""
     now = datetime.now(UTC)
     keys: list[str] = []
-    for key, body, written in objects(now):
+    for key, body, written in objects(now, days):
         store.put(bucket, key, body, written)
         keys.append(key)
     refused = keys[-60:-20:20]

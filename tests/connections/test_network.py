@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from connections.network import read_network
 from standins.authority import Authority
 from standins.flowlogs import flow_log_object
 from standins.http import Proxy
-from tests.harness import Place, Result, event, services
+from tests.harness import PROJECT, Place, Result, event, services
 
 ITEM = flow_log_object(1, 3, datetime(2026, 11, 24, 10, tzinfo=UTC))
 
@@ -134,6 +135,29 @@ def test_a_proxy_applies_to_every_connection(
         remember(secured, HTTPS_PROXY=proxy.url, NO_PROXY="127.0.0.1", SSL_CERT_FILE=ca).code == 0
     )
     assert len(proxy.tunnels) == requests, "a direct connection"
+
+
+def test_the_tester_uses_the_settings_of_its_ini_file(
+    secured: Place, company: Authority, tmp_path: Path
+) -> None:
+    """Though the environment of its process names others."""
+    secured.put(ITEM)
+    proxy = Proxy()
+    ini = tmp_path / "test.ini"
+    network = {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": bundle(company, tmp_path)}
+    settings = {**secured.environ, **network, "FLOWLOG_RETRY_SECONDS": "0.5"}
+    del settings["PATH"]
+    ini.write_text("[env]\n" + "".join(f"{name} = {settings[name]}\n" for name in settings))
+    other = tmp_path / "other.pem"
+    other.write_text(Authority().certificate)
+    done = subprocess.run(
+        [sys.executable, "test_flowlog_to_logdna.py", ini, "--all"],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=100,
+        env={"https_proxy": "http://127.0.0.1:9", "REQUESTS_CA_BUNDLE": str(other)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert secured.received().total() == 3
+    assert len(set(proxy.tunnels)) == 3
 
 
 @pytest.mark.parametrize(
