@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -94,7 +95,7 @@ class Desk:
     def account(self) -> Any:
         """What is there, without what is different each time."""
         text = json.dumps({k: v for k, v in self.cloud.items() if k not in ("calls", "fail")})
-        ids = {each: f"ID{n}" for n, each in enumerate(dict.fromkeys(code_engine.re.findall(
+        ids = {each: f"ID{n}" for n, each in enumerate(dict.fromkeys(re.findall(
             r"[0-9a-f]{8}-[0-9a-f-]{27}", text)))}  # fmt: skip
         for each, name in ids.items():
             text = text.replace(each, name)
