@@ -123,13 +123,15 @@ def is_host(name: str) -> bool:
 def use_network(environ: Mapping[str, str]) -> dict[str, str]:
     """Use these network settings in this process, in place of those in its environment.
 
-    Where one is not set, that of the process is used. Returns all that are used. To be called
-    before the first connection.
+    Where none of a kind (CA, proxy) is set, those of the process are used. Returns all that are
+    used. To be called before the first connection.
     """
     given = {name: text for name in _SETTINGS if (text := _variable(environ, name))}
     own = {name: text for name in _SETTINGS if (text := _variable(os.environ, name))}
-    if any(name in given for name in CA_SETTINGS):
-        own = {name: text for name, text in own.items() if name not in CA_SETTINGS}
+    # One kind comes from one place: an ALL_PROXY given here is not for the process's HTTPS_PROXY.
+    for kind in (set(CA_SETTINGS), set(_SETTINGS) - set(CA_SETTINGS)):
+        if not kind.isdisjoint(given):
+            own = {name: text for name, text in own.items() if name not in kind}
     used = own | given
     for name in _SETTINGS:
         os.environ.pop(name, None)

@@ -61,7 +61,9 @@ def columns_of(period: Period, now: int, days: float = USUAL_DAYS) -> Columns:
     end = min(now, period.until or now)
     since = period.since if period.since is not None else end - round(days * DAY_SECONDS)
     since = max(min(since, end - 1), end - MOST_DAYS * DAY_SECONDS)
-    step = HOUR_SECONDS if end - since <= MOST_DAYS_OF_HOURS * DAY_SECONDS else DAY_SECONDS
+    # `7d` was counted back from the desk's clock, and `end` is the store's.
+    hours = end - since < MOST_DAYS_OF_HOURS * DAY_SECONDS + HOUR_SECONDS
+    step = HOUR_SECONDS if hours else DAY_SECONDS
     return Columns(since - since % step, end, step)
 
 

@@ -25,7 +25,7 @@ def report(file: Path, days: int = watched.DAYS) -> None:
         settings = {
             **place.environ,
             "FLOWLOG_MODE": "follow",
-            "FLOWLOG_SINCE": f"{24 * days - 1}h",
+            "FLOWLOG_SINCE": f"{days}d",
             "FLOWLOG_FIELDS": "-collector_crn,-attached_endpoint_type,-version",
         }
         del settings["PATH"], settings["HOME"]

@@ -50,6 +50,8 @@ def test_a_key_names_its_interface_and_hour() -> None:
 def test_hours_for_a_week_and_days_for_more() -> None:
     hours = columns_of(Period(), NOW)
     assert hours.step == HOUR and hours.end == NOW and len(hours) == 7 * 24 + 1
+    late = columns_of(Period(NOW - 7 * DAY - 20, None), NOW)
+    assert late.step == HOUR, "a desk's clock is a little behind the store's"
     days = columns_of(Period(NOW - 30 * DAY, None), NOW)
     assert days.step == DAY and len(days) == 31
     longest = columns_of(Period(NOW - 400 * DAY, None), NOW)
