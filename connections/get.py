@@ -179,7 +179,7 @@ class _Connection:
         """The size, the content, and whether the whole body was read."""
         coding = headers.get("transfer-encoding")
         if status in (204, 304):
-            if coding is not None:
+            if coding is not None or content_length(headers.get("content-length", "0")) is None:
                 _refuse("it has a body that such an answer cannot have")
             return 0, b"", True
         if coding is not None:

@@ -185,6 +185,7 @@ def test_an_answer_that_ends_early_is_never_complete(
     cuts=CUTS,
 )
 @example(b"HTTP/1.1 200 OK\r\n\r\n", 9, b"-1", [])
+@example(b"HTTP/1.1 204 X\r\nContent-Length: 0\r\n\r\n", 32, b"x", [])
 @example(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n0\r\n0\r\n\r\n", 11, b"4", [])
 def test_it_accepts_no_more_than_urllib3(
     server: Server, answer: bytes, at: int, noise: bytes, cuts: list[int]
