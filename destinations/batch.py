@@ -22,12 +22,7 @@ class _Text:
     """The elements of a batch, in memory or in the encoded body, which is far smaller."""
 
     def __init__(self, content: bytes | bytearray) -> None:
-        self._content: bytes | bytearray | None = content
-        self._unpack: Callable[[], bytes] = lambda: b""
-
-    @property
-    def content(self) -> bytes | bytearray:
-        return self._unpack() if self._content is None else self._content
+        self.content: Callable[[], bytes | bytearray] = lambda: content
 
     def move_to(self, body: bytes, spans: Sequence[slice], destination: Destination) -> None:
         """Keep only the body, whose text has the elements at these positions."""
@@ -36,7 +31,7 @@ class _Text:
             text = destination.decode(body)
             return destination.separator.join([text[span] for span in spans])
 
-        self._content, self._unpack = None, unpack
+        self.content = unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ class Batch:
     @property
     def content(self) -> bytes | bytearray:
         """The elements with a separator between them; slow once they are encoded."""
-        return self._text.content
+        return self._text.content()
 
     def body(self, destination: Destination) -> bytes:
         """The body of its request, which then replaces the elements in memory.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,10 @@ import pytest
 
 from desk.ini import read_ini
 from run.settings import Unusable
-from tests.harness import BUCKET, SECRETS, Result, event, settings_read
+from tests.harness import BUCKET, NIGHTLY, SECRETS, Result, event, settings_read
 from tests.wire import CHANGED, ENVIRON, GOOD, KEY, LISTING, TOKEN, answer, part, wire
 
-INPUTS = 100_000 if os.environ.get("FLOWLOG_NIGHTLY") else 3_000
+INPUTS = 100_000 if NIGHTLY else 3_000
 
 Run = Callable[..., Result]
 

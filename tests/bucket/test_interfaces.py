@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from concurrent.futures import Future
@@ -23,9 +22,9 @@ from bucket.marks import Marks, beginning_at
 from bucket.state import SETTLING_SECONDS, has_settled
 from push.survey import Survey
 from standins.keyspace import Fleet, KeySpace, hour_of, in_order
+from tests.harness import NIGHTLY
 
 PREFIX = "ibm_vpc_flowlogs_"
-NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 HOUR, DAY = 3600, 86_400
 NEW_YEAR = 1_798_761_600
 """2027-01-01T00:00:00Z: a new day, month and year at the same time."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from bucket.shard import key_hash
+from tests.harness import NIGHTLY
 
 KEYS_PER_INSTANCE = 2_500
 """With fewer keys the shares would differ by chance."""
-
-NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 
 
 def key(number: int = 1, interface: int = 0, stream: int = 0, hour: int = 0, **_: int) -> str:

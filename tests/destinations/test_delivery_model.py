@@ -7,7 +7,6 @@ lost. Time is made up and nobody sleeps. What the service took must be what the 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 from collections import Counter
@@ -26,8 +25,8 @@ from destinations import exchange
 from destinations.base import Line, Receipt, ServiceUnavailable, Source
 from destinations.batch import Batch, Packer
 from logdna_synchronous import SPLIT_REQUESTS, Delivery, LogDNA, Sender
+from tests.harness import NIGHTLY
 
-NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 PLANS = 100_000 if NIGHTLY else 10_000
 CHUNKS = 10
 POLICY = RetryPolicy(seconds=60, first_wait=0.5, longest_wait=20, answer_seconds=20)

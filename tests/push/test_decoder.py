@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +18,8 @@ from push import decoder
 from push.decoder import FlowLog, Unreadable, decode
 from run.event import parse_event
 from tests.faults import bomb
-from tests.harness import BUCKET, PREFIX, PROJECT, Place, event
+from tests.harness import BUCKET, NIGHTLY, PREFIX, PROJECT, Place, event
 
-NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 FUZZ = settings(
     max_examples=100_000 if NIGHTLY else 400,
     deadline=None,

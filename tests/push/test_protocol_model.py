@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from bucket.state import (
 from push import worker
 from push.ledger import Settled, Tally
 from push.loop import PushEnded
+from tests.harness import NIGHTLY
 from tests.lockstep import Run
 
 STATE = "STATE"
@@ -47,7 +47,6 @@ STATUSES = ["working", "closing", "finished"]
 FAST, SLOW = CLOCK_SKEW_SECONDS / 2, -CLOCK_SKEW_SECONDS / 2
 STATE_TRIES = 4
 """How often a request about STATE is tried before a run gives up."""
-NIGHTLY = bool(os.environ.get("FLOWLOG_NIGHTLY"))
 
 
 @dataclass
