@@ -163,6 +163,7 @@ class Sender:
         """`no_more_waits`, once set, ends all waits between tries and prevents new ones."""
         self.traffic = Traffic()
         self.ended_by: DeliveryError | None = None
+        self._ending = threading.Lock()
         self.window = Window(connections)
         self._destination = destination
         self._no_more_waits = no_more_waits
@@ -216,9 +217,13 @@ class Sender:
         return ()
 
     def _end(self, part: Part, result: Result, error: DeliveryError) -> None:
-        """Record an error that all other requests would get too, and end their retries."""
-        result.end(part.lines, error)
-        self.ended_by = self.ended_by or error
+        """Record an error that all other requests would get too, and end their retries.
+
+        The first such error is the cause of the others: they report it, not their own.
+        """
+        with self._ending:
+            self.ended_by = self.ended_by or error
+        result.end(part.lines, self.ended_by)
         self._no_more_waits.set()
 
     def _try(self, part: Part, result: Result) -> tuple[Batch, ...]:

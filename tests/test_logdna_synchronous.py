@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,7 +22,8 @@ from destinations.base import (
     ServiceUnavailable,
     Source,
 )
-from logdna_synchronous import SPLIT_REQUESTS, Delivery, LogDNA
+from destinations.batch import Batch, Packer
+from logdna_synchronous import SPLIT_REQUESTS, Delivery, LogDNA, Sender
 from standins.faults import Answer, Reset
 from standins.http import HTTPRequest
 from standins.ingestion import Ingestion
@@ -194,21 +197,38 @@ def test_a_wrong_key_stops_everything_at_once(service: Ingestion, status: int) -
     assert not receipt.failed.keys() & receipt.accepted.keys()
 
 
-def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(service: Ingestion) -> None:
-    """One request waits longer for its next try than a test may take; another gets a 401."""
-    slow = RetryPolicy(seconds=3_000, first_wait=0.001)
+@pytest.mark.parametrize("slow_answers_first", [True, False])
+def test_a_wrong_key_also_ends_the_retries_of_the_other_requests(
+    service: Ingestion, slow_answers_first: bool
+) -> None:
+    """One request waits longer for its next try than a test may take; another gets a 401.
+
+    Whichever of the two is answered first, the key is the reason that both report.
+    """
+    retries_end = threading.Event()
 
     def rule(request: HTTPRequest) -> Answer | None:
-        body = gzip.decompress(request.body)
-        if b'"0 x' in body:
-            return Answer(503, {"Retry-After": "1000"})
         service.wait_for_requests(2)
-        return Answer(401)
+        if b'"slow"' not in gzip.decompress(request.body):
+            return Answer(401)
+        assert slow_answers_first or retries_end.wait(30)
+        return Answer(503, {"Retry-After": "1000"})
+
+    def batch(text: bytes) -> Batch:
+        packer = Packer(destination, limit=1_000)
+        packer.add(0, destination.renderer(Source(), 0)(Line(text)))
+        whole = packer.take()
+        assert whole
+        return whole
 
     service.script.rule(rule)
-    receipt = send(delivery(service, slow, concurrency=2), 20)
-    assert isinstance(receipt.ended_by, KeyRejected)
-    assert receipt.failed.keys() == set(range(20))
+    destination = LogDNA(service.url, KEY)
+    sender = Sender(destination, RetryPolicy(seconds=3_000), 2, retries_end)
+    with ThreadPoolExecutor(2) as threads:
+        receipts = list(threads.map(sender.send, [batch(b"slow"), batch(b"other")]))
+    assert isinstance(sender.ended_by, KeyRejected)
+    assert all(receipt.ended_by is sender.ended_by for receipt in receipts)
+    assert all("401" in receipt.failed[0].reason for receipt in receipts)
 
 
 def test_a_refused_request_fails_alone(service: Ingestion) -> None:
