@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from push.encoder import render
@@ -247,9 +246,8 @@ def _kept_frame(
     between = names[len(before) : len(names) - len(after)]
     if not between or not shared.keys().isdisjoint(between):
         return None
-    get = _getter(between)
     return Frame(
-        lambda entry: dict(zip(between, get(entry), strict=True)),
+        _picker(between),
         _head({name: shared[name] for name in before}),
         _tail({name: shared[name] for name in after}),
         frozenset(fields),
@@ -275,11 +273,15 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
     return parts
 
 
-def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Gets the values of these fields, which must all exist, in a third of the time of a loop."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda entry: tuple(entry[name] for name in names)
+def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Picks these fields of an entry, in a third of the time of a loop. It raises KeyError."""
+    # As Python code, like the methods that `dataclasses` writes. The names are literals in it, so
+    # that nothing of the setting is run.
+    items = ", ".join(f"{name!r}: entry[{name!r}]" for name in names)
+    picker: Callable[[Mapping[str, Any]], dict[str, Any]] = eval(
+        f"lambda entry: {{{items}}}", {"__builtins__": {}}
+    )
+    return picker
 
 
 def _head(fields: Mapping[str, Any]) -> bytes:

@@ -44,26 +44,27 @@ from tests.test_modes import put_in_order
 PLAIN, TLS = "http", "https"
 
 
-def schemes(row: Row, destination: str) -> tuple[str, ...]:
-    """The schemes of the services' URLs: both in nightly runs.
+def combinations(row: Row, number: int) -> list[tuple[str, str]]:
+    """Destinations, and the schemes of the services' URLs: all of them in nightly runs.
 
     In other runs faults of a connection are tested over TLS, as it is in use, and with one
-    destination, since all have the same connections; all other faults are tested over plain HTTP.
+    destination, since all have the same connections. All other faults are tested over plain HTTP,
+    with their first destination and one of the others in turn.
     """
+    first, *others = row.destinations
     if NIGHTLY:
-        return PLAIN, TLS
+        return [(each, scheme) for each in row.destinations for scheme in (PLAIN, TLS)]
     if row.on_the_wire:
-        return (TLS,) if destination == row.destinations[0] else ()
-    return (PLAIN,)
+        return [(first, TLS)]
+    return [(first, PLAIN), *((others[number % len(others)], PLAIN) for _ in others[:1])]
 
 
 CASES = [
     pytest.param(row, destination, scheme, id=f"{group}: {row.fault} ({destination}, {scheme})")
     for group, rows in (("log", LOG_SERVICE), ("store", STORE), ("iam", IAM))
-    for row in rows
-    for destination in row.destinations
+    for number, row in enumerate(rows)
+    for destination, scheme in combinations(row, number)
     if group == "log" or destination == "logdna"
-    for scheme in schemes(row, destination)
 ]
 
 

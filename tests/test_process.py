@@ -204,7 +204,7 @@ def test_a_file_system_that_is_read_only(place: Place, mode: str) -> None:
 
 def test_kill_in_the_middle_and_then_a_second_run(place: Place) -> None:
     """In simple mode nothing is stored of a killed run, so the second one sends all again."""
-    items = list(flow_log_objects(2_000, 10))
+    items = list(flow_log_objects(600, 10))
     expected = place.put(*items)
     jobs: list[subprocess.Popen[str]] = []
 

@@ -23,7 +23,7 @@ def key(number: int = 1, interface: int = 0, stream: int = 0, hour: int = 0, **_
     )
 
 
-STEPS = range(1, 101) if NIGHTLY else (1, 2, 3, 7, 10, 16, 32, 60, 64, 100)
+STEPS = range(1, 101) if NIGHTLY else (1, 7, 16, 100)
 PATTERNS: dict[str, Callable[[int], str]] = {
     **{f"numbers in steps of {step}": lambda n, step=step: key(number=n * step) for step in STEPS},
     "by hour": lambda n: key(hour=n % 8_640, number=n // 8_640),

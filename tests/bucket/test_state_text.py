@@ -198,7 +198,8 @@ def test_a_bare_key_has_the_time_of_state() -> None:
     [
         b"", b"q/other", b"p/two\nlines", b"p/" + b"x" * 1024, b"\xff", b"{", b"[]", b"null", b"7",
         b'"p/key"', WORKING.content(), b'{"version":2,"mode":"remember","key":"k"}',
-        b'{"version":1,"mode":"remember","key":"k"}',
+        b'{"version":1,"mode":"remember","key":"k"}', b"some text", b"\xff\xfe",
+        b'{"version":1,"mode":"remember","key":null,"last_modified":1}',
     ],
 )  # fmt: skip
 def test_what_remember_does_not_understand(content: bytes) -> None:
@@ -209,7 +210,7 @@ def test_what_remember_does_not_understand(content: bytes) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"p/key", b"{}", b"[]", Remembered(5, "k").content(),
+        b"", b"{", b"null", b"\xff\xfe", b"p/key", b"{}", b"[]", Remembered(5, "k").content(),
         WORKING.content().replace(b"working", b"resting"),
         WORKING.content().replace(b'"version": 1', b'"version": 2'),
         WORKING.content().replace(b'"mark": null', b'"mark": [1]'),

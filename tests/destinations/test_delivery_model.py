@@ -27,8 +27,8 @@ from destinations.batch import Batch, Packer
 from logdna_synchronous import SPLIT_REQUESTS, Delivery, LogDNA, Sender
 from tests.harness import NIGHTLY
 
-PLANS = 100_000 if NIGHTLY else 10_000
-CHUNKS = 10
+PLANS = 100_000 if NIGHTLY else 4_000
+CHUNKS = 4
 POLICY = RetryPolicy(seconds=60, first_wait=0.5, longest_wait=20, answer_seconds=20)
 
 RECOVERABLE = (100, 408, 425, 429, 500, 502, 503, 504, 521)

@@ -21,7 +21,7 @@ from tests.faults import bomb
 from tests.harness import BUCKET, NIGHTLY, PREFIX, PROJECT, Place, event
 
 FUZZ = settings(
-    max_examples=100_000 if NIGHTLY else 400,
+    max_examples=100_000 if NIGHTLY else 200,
     deadline=None,
     derandomize=not NIGHTLY,
     suppress_health_check=list(HealthCheck),

@@ -662,7 +662,7 @@ class RememberProtocol(Protocol):
 
 
 PROFILE = settings(
-    max_examples=6000 if NIGHTLY else 300,
+    max_examples=6000 if NIGHTLY else 150,
     stateful_step_count=60 if NIGHTLY else 40,
     deadline=None,
     derandomize=not NIGHTLY,

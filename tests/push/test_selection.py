@@ -76,7 +76,10 @@ def test_fields_that_a_destination_adds_can_be_dropped() -> None:
     assert extra(parse_fields("_row")) == {"_row"}
 
 
-names = st.sampled_from(["vpc", "start", "port", "key", "_app", "_object", "_row", "other"])
+CODE = ("x'] or exit(9) or entry['", '"}\\\n{x!r}#')
+"""Names of fields that must not be taken for a part of a program."""
+
+names = st.sampled_from(["vpc", "start", "port", "key", "_app", "_object", "_row", "other", *CODE])
 values = st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.text(max_size=3)
 objects = st.dictionaries(names, values, max_size=5)
 
