@@ -235,7 +235,8 @@ class Account:
 
     def up(self) -> None:
         """Make the account as the ini file says."""
-        print("# not uploaded, since the job needs none of it here:", *self.d.unused or "-")
+        print("# in the secret:", ", ".join(self.d.secrets) or "nothing")
+        print("# not uploaded:", ", ".join(self.d.unused) or "nothing")
         plan = self.d.plan_up(self.look(create=True))
         try:
             if not self.given.dry_run:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shlex
 import signal
 import stat
 import sys
@@ -27,6 +26,7 @@ Flags = dict[str, list[str]]
 Run = Callable[[State, str, Flags, list[str]], Any]
 """What a command does, given its name, and the flags and words that follow it."""
 
+BARE = ("--force", "--follow", "--build-clear", "--registry-secret-clear")
 EMPTY = {"calls": [], "projects": {}, "profiles": {}, "authorizations": []}
 
 
@@ -41,12 +41,18 @@ def selected(state: State) -> State:
     return state["projects"][state["selected"]]  # type: ignore[no-any-return]
 
 
+def id_of(thing: Any) -> str:
+    """An ID that looks like one of IBM Cloud; the same thing has the same."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(thing)))
+
+
 def project(state: State, command: str, flags: Flags, _: list[str]) -> Any:
     """Create, get, select or delete a project."""
-    projects, (name,), guid = state["projects"], flags["--name"], str(uuid.uuid4())
+    projects, (name,) = state["projects"], flags["--name"]
     if command.endswith("create"):
         if name in projects:
             raise Failed(f"A project named '{name}' already exists.")
+        guid = id_of(name)
         crn = f"crn:v1:bluemix:public:codeengine:us-south:a/1:{guid}::"
         kinds: State = {kind: {} for kind in (*CHECKS, "jobrun")}
         projects[name] = {"guid": guid, "crn": crn, **kinds}
@@ -130,7 +136,7 @@ def policy(flags: Flags, roles: str) -> State:
     """A policy as IAM's API has it."""
     values = [{"name": flag, "value": value[0]} for flag, value in flags.items()]
     named = [{"display_name": role} for role in roles.split(",")]
-    return {"id": str(uuid.uuid4()), "roles": named, "resources": [{"attributes": values}]}
+    return {"id": id_of([values, named]), "roles": named, "resources": [{"attributes": values}]}
 
 
 def profile(state: State, command: str, flags: Flags, words: list[str]) -> Any:
@@ -164,8 +170,6 @@ def authorize(state: State, _: str, flags: Flags, words: list[str]) -> str:
 
 def submit(state: State, _: str, flags: Flags, __: list[str]) -> str:
     """A run."""
-    if flags["--job"][0] not in selected(state)["job"]:
-        raise Failed("The job was not found.")
     selected(state)["jobrun"][flags["--name"][0]] = flags
     return "OK"
 
@@ -189,8 +193,8 @@ def logs(state: State, _: str, flags: Flags, __: list[str]) -> str:
 
 STORE = "--name --from-literal --from-env-file --rm"
 JOB = (
-    "--name --image --build-source --build-strategy --build-clear! --registry-secret"
-    " --registry-secret-clear! --env-from-configmap --env-from-secret"
+    "--name --image --build-source --build-strategy --build-clear --registry-secret"
+    " --registry-secret-clear --env-from-configmap --env-from-secret"
     " --trusted-profiles-enabled --cpu --memory --retrylimit --maxexecutiontime"
 )
 CRON = "--name --destination-type --destination --schedule"
@@ -204,19 +208,19 @@ COMMANDS: dict[str, tuple[Run, str]] = {
     "ce project create": (project, "--name"),
     "ce project get": (project, "--name --output"),
     "ce project select": (project, "--name"),
-    "ce project delete": (project, "--name --force!"),
+    "ce project delete": (project, "--name --force"),
     "ce jobrun submit": (submit, RUN),
     "ce jobrun get": (run_state, "--name --output"),
     "ce jobrun list": (lambda state, *_: state.get("runs"), "--job --output"),
-    "ce jobrun logs": (logs, "--jobrun --follow!"),
+    "ce jobrun logs": (logs, "--jobrun --follow"),
     "iam trusted-profile": (profile, "--output"),
     "iam trusted-profile-links": (profile, "--output"),
     "iam trusted-profile-policies": (profile, "--output"),
     "iam trusted-profile-create": (profile, "--description"),
-    "iam trusted-profile-delete": (profile, "--force!"),
+    "iam trusted-profile-delete": (profile, "--force"),
     "iam trusted-profile-link-create": (profile, LINK),
     "iam trusted-profile-policy-create": (profile, POLICY),
-    "iam trusted-profile-policy-delete": (profile, "--force!"),
+    "iam trusted-profile-policy-delete": (profile, "--force"),
     "iam authorization-policies": (lambda state, *_: state["authorizations"], "--output"),
     "iam authorization-policy-create": (authorize, RIGHT),
 }
@@ -226,7 +230,7 @@ for _kind, _flags in (
 ):  # fmt: skip
     COMMANDS |= {f"ce {_kind} {verb}": (in_project, _flags) for verb in ("create", "update")}
     COMMANDS[f"ce {_kind} get"] = (in_project, "--name --output")
-    COMMANDS[f"ce {_kind} delete"] = (in_project, "--name --force!")
+    COMMANDS[f"ce {_kind} delete"] = (in_project, "--name --force")
 
 
 def call(state: State, argv: list[str]) -> str:
@@ -237,23 +241,20 @@ def call(state: State, argv: list[str]) -> str:
     if fails and not fail.get("done"):
         raise Failed(fail["text"])
     command = " ".join(argv)
-    name = max((each for each in COMMANDS if f"{command} ".startswith(f"{each} ")), default="")
-    if not name:
-        raise Failed(f"'{shlex.join(argv[:3])}' is not a registered command. See 'ibmcloud help'.")
+    name = max(each for each in COMMANDS if f"{command} ".startswith(f"{each} "))
     run, known = COMMANDS[name]
     flags: Flags = {}
     words: list[str] = []
     rest = iter(argv[len(name.split()) :])
     for word in rest:
         flag, equals, value = word.partition("=")
-        if not word.startswith("-"):
+        if not flag.startswith("-"):
             words.append(word)
-        elif f"{flag}!" in known.split():
-            flags.setdefault(flag, []).append("true")
-        elif flag in known.split():
-            flags.setdefault(flag, []).append(value if equals else next(rest))
-        else:
+        elif flag not in known.split():
             raise Failed(f"Incorrect Usage: flag provided but not defined: {flag}")
+        else:
+            given = "true" if flag in BARE else value if equals else next(rest)
+            flags.setdefault(flag, []).append(given)
     said = run(state, name, flags, words)
     if fails:
         raise Failed(fail["text"])
