@@ -321,12 +321,12 @@ class Account:
         self.run(self.d.words("target -r {region} -g {resource_group}"), reads=True)
         get = self.d.words("ce project get --name {project} --output json")
         found: Found = {"project": self.ask(get)}
-        if not found["project"]:
-            if not create:
-                raise Failed("there is no such project: run `up` first")
+        if create and not found["project"]:
             self.run(self.d.words("ce project create --name {project}"))
             dry = {"guid": "PROJECT_GUID", "crn": "PROJECT_CRN"} if self.given.dry_run else {}
             found = {"project": self.ask(get) or dry, "created": {CREATED: BY_UP}}
+        if not found["project"]:
+            raise Failed("there is no such project: run `up` first")
         self.run(self.d.words("ce project select --name {project}"), reads="created" not in found)
         look_ups = IAM_LOOK_UPS if "created" in found else THINGS | IAM_LOOK_UPS
         for kind, command in look_ups.items():

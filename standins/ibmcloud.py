@@ -24,7 +24,6 @@ from typing import Any
 State = dict[str, Any]
 Flags = dict[str, list[str]]
 Run = Callable[[State, str, Flags, list[str]], Any]
-"""What a command does, given its name, and the flags and words that follow it."""
 
 BARE = ("--force", "--follow", "--build-clear", "--registry-secret-clear")
 EMPTY = {"calls": [], "projects": {}, "profiles": {}, "authorizations": []}
@@ -263,16 +262,16 @@ def call(state: State, argv: list[str]) -> str:
 
 def answer(argv: list[str]) -> tuple[str, int]:
     """What one call prints, and its exit code; others wait, since a log is followed meanwhile."""
-    with Path(os.environ["CLOUD"]).open("r+") as file:
+    with Path(os.environ["CLOUD"]).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         state: State = json.load(file)
         try:
+            if os.environ["IBMCLOUD_TRACE"] != "false":
+                raise Failed("The trace shows what is sent.")
             said, code = call(state, argv), 0
         except Failed as failed:
             said, code = f"FAILED\n{failed}", 1
-        file.seek(0)
-        json.dump(state, file)
-        file.truncate()
+        Path(file.name).write_text(json.dumps(state))
     return said, code
 
 
@@ -282,7 +281,8 @@ def install(folder: Path) -> dict[str, str]:
     program = folder / "ibmcloud"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -m standins.ibmcloud "$@"\n')
     program.chmod(0o755)
-    return {"PATH": f"{folder}:/usr/bin:/bin", "CLOUD": str(folder / "cloud.json")}
+    cloud = str(folder / "cloud.json")
+    return {"PATH": f"{folder}:/usr/bin:/bin", "CLOUD": cloud, "IBMCLOUD_TRACE": "true"}
 
 
 if __name__ == "__main__":
