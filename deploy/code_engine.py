@@ -347,7 +347,7 @@ class Account:
             time.sleep(SUBSCRIBE_SECONDS)
             code, said = self.call(words)
         if code:
-            raise Failed(f"{said}\nRun the same command again: it goes on where it has failed.")
+            raise Failed(said)
         return said
 
     def ask(self, words: Words) -> Any:
@@ -366,7 +366,8 @@ class Account:
         """Its exit code and what it prints, without secrets."""
         command = ["ibmcloud", *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        said = done.stdout + (done.stderr if done.returncode else "")
+        more = f"{done.stderr}\nThen run the same command again: it goes on where it failed."
+        said = done.stdout + (more if done.returncode else "")
         for secret in self.d.secrets.values():
             said = said.replace(secret, "***")
         return done.returncode, said
