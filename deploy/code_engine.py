@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from desk.ini import COS_HOST, KEYS, PROFILES, in_the_cloud, read_ini, variables_read  # noqa: E402
+from desk.ini import COS_HOST, PROFILES, in_the_cloud, read_ini, variables_read  # noqa: E402
 from run.settings import Unusable  # noqa: E402
 
 Words = tuple[str, ...]
@@ -36,8 +36,8 @@ DEFAULTS = {
     "schedule": "*/5 * * * *", "credentials": "profile", "image": "", "registry_secret": "",
     "cpu": "0.125", "memory": "0.25G", "retry_limit": "3", "max_execution_time": "7200",
 }  # fmt: skip
-SECRETS = KEYS | {"LOGDNA_INGESTION_KEY"}
-SECRETS |= {"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"}
+# What goes to the secret: by its name, or because it has a password, as the URL of a proxy may.
+SECRET, PASSWORD = re.compile("APIKEY|.*_KEY|.*_HEADERS"), re.compile("[^/?#]:[^/?#]+@")
 GUID = "([0-9a-fA-F-]{36})"
 COS_CRN, INGRESS = rf"^crn:v1:.*:cloud-object-storage:.*:{GUID}:", rf"^(?:https://)?{GUID}\."
 FORMS = {"name": "[a-z][a-z0-9-]{0,23}[a-z0-9]", "region": ".+", "credentials": "profile|apikey"}
@@ -71,7 +71,7 @@ TRIGGERS = {
     " --prefix {prefix} --wait-timeout 300",
 }
 SUBMIT = "ce jobrun submit --job {name} --name {run} --cpu 1 --memory 4G --maxexecutiontime 86400"
-READ, WRITE, SEND, HEAR = "Content Reader", "Object Writer", "Sender", "Notifications Manager"
+READ, WRITE, SEND, NOTIFY = "Content Reader", "Object Writer", "Sender", "Notifications Manager"
 # Keys of the configmap: whose the deployment is, and that `up` created the project.
 MARK, CREATED, BY_UP = "DEPLOYED_BY", "DEPLOYED_PROJECT", "created by up"
 # They exist only while `up` runs, and only its user can read them.
@@ -109,8 +109,8 @@ class Deployment:
         read, faults = variables_read(cloud)
         o["cos"] = "".join(re.findall(COS_CRN, env.get("COS_CRN", "")))
         o["logs"] = "".join(re.findall(INGRESS, read.get("CLOUD_LOGS_ENDPOINT", "")))
-        self.secrets = {name: text for name, text in read.items() if name in SECRETS}
-        self.settings = {name: text for name, text in read.items() if name not in SECRETS}
+        self.secrets = {n: t for n, t in read.items() if SECRET.fullmatch(n) or PASSWORD.search(t)}
+        self.settings = {name: text for name, text in read.items() if name not in self.secrets}
         self.options, self.unused = o | self.settings, sorted(env.keys() - read.keys())
         self.makes_profile = read.get("IAM_PROFILE_NAME") == o["profile"]
         faults += [f"[deploy] has no setting {name}" for name in deploy if name not in DEFAULTS]
@@ -141,7 +141,7 @@ class Deployment:
         for kind, kept, flags in ("configmap", settings, pairs), ("secret", self.secrets, file):
             gone = set(found.get(kind, {}).get("data") or ()) - kept.keys() - {CREATED}
             rm = [word for key in sorted(gone) for word in ("--rm", key)]
-            if kept or kind in found:
+            if flags or rm:
                 plan.append((*self.upsert(kind, found), *flags, *rm))
         plan += [self.upsert("job", found, self.job_flags(found)), *self.plan_iam(found)]
         return [*plan, self.upsert(trigger, found, TRIGGERS[trigger])]
@@ -198,7 +198,7 @@ class Deployment:
             plan = [self.delete("profile")] if "profile" in found else []
             wanted, policies = [], []
         if o["trigger"] == "cos":
-            wanted.append(self.words(AUTHORIZE, roles=HEAR, guid=found["project"]["guid"]))
+            wanted.append(self.words(AUTHORIZE, roles=NOTIFY, guid=found["project"]["guid"]))
         there = [*policies, *found.get("links", []), *found.get("authorizations", [])]
         plan += [create for create in wanted if not any(made_by(create, each) for each in there)]
         extra = [each for each in policies if not any(made_by(create, each) for create in wanted)]
@@ -208,9 +208,9 @@ class Deployment:
 def made_by(create: Words, thing: Any) -> bool:
     """Whether this command of IAM makes it: it has all the arguments, and no other role."""
     texts = {text for word in create[3:] if word[:2] != "--" for text in word.split(",")}
-    # IAM's API has them here in version 1, there in version 2.
+    # Where version 1 and version 2 of IAM's API have them.
     roles = thing.get("roles") or thing.get("control", {}).get("grant", {}).get("roles") or []
-    return has(thing, *texts) and len(roles) == len(texts & {READ, WRITE, SEND, HEAR})
+    return has(thing, *texts) and len(roles) == len(texts & {READ, WRITE, SEND, NOTIFY})
 
 
 def has(thing: Any, *texts: str) -> bool:
@@ -234,7 +234,7 @@ class Account:
         self.d, self.given = d, given
 
     def up(self) -> None:
-        """Make the account as the ini file says."""
+        """Create or update everything as the ini file says."""
         print("# in the secret:", ", ".join(self.d.secrets) or "nothing")
         print("# not uploaded:", ", ".join(self.d.unused) or "nothing")
         plan = self.d.plan_up(self.look(create=True))
@@ -247,7 +247,7 @@ class Account:
             shutil.rmtree(WORK, ignore_errors=True)
 
     def write_files(self) -> None:
-        """The secrets; and what the image is built from, and not the ini file with its keys."""
+        """The secrets, and what the image is built from: not the ini file with its keys."""
         shutil.rmtree(WORK, ignore_errors=True)
         WORK.mkdir(mode=0o700)
         SECRET_FILE.touch(mode=0o600)
@@ -259,7 +259,7 @@ class Account:
             copy(name, SOURCE_COPY / name)
 
     def backfill(self) -> None:
-        """Push all that is in the bucket in a large run; show its log, and end as it ends."""
+        """Push all objects of the bucket in a large run; show its log, and end with its result."""
         self.look()
         run = time.strftime(f"{self.d.options['name']}-backfill-%Y%m%d%H%M%S")
         # A retry goes on from STATE; without that it would send again what was sent.
@@ -357,7 +357,7 @@ class Account:
         print(shown(words) + ("  # does not exist" if missing else ""), flush=True)
         try:
             # Some commands say what they do before they print it.
-            text = "" if code else re.sub(r"\A[^\[{]*(?=[\[{])", "", said)
+            text = "" if code else re.sub(r"(?ms)\A.*?^(?=[\[{])", "", said)
             return None if missing else json.loads(text)
         except ValueError:
             raise Failed(said) from None

@@ -268,7 +268,7 @@ def answer(argv: list[str]) -> tuple[str, int]:
         try:
             if os.environ["IBMCLOUD_TRACE"] != "false":
                 raise Failed("The trace shows what is sent.")
-            said, code = call(state, argv), 0
+            said, code = "Getting it [as you] ...\n" * (argv[0] == "iam") + call(state, argv), 0
         except Failed as failed:
             said, code = f"FAILED\n{failed}", 1
         Path(file.name).write_text(json.dumps(state))
