@@ -360,7 +360,7 @@ class Account:
             text = "" if code else re.sub(r"(?ms)\A.*?^(?=[\[{])", "", said)
             return None if missing else json.loads(text)
         except ValueError:
-            raise Failed(said) from None
+            raise Failed(said if code else "what this printed is not JSON") from None
 
     def call(self, words: Words) -> tuple[int, str]:
         """Its exit code and what it prints, without secrets."""

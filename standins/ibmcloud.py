@@ -198,7 +198,6 @@ JOB = (
 )
 CRON = "--name --destination-type --destination --schedule"
 COS = "--name --destination-type --destination --bucket --event-type --prefix --wait-timeout"
-RUN = "--job --cpu --memory --maxexecutiontime --retrylimit --name"
 POLICY = "--roles --service-name --service-instance --resource-type --resource"
 LINK = "--name --cr-type --link-crn --link-component-type --link-component-name"
 RIGHT = "--source-service-instance-id --target-service-instance-id"
@@ -208,7 +207,7 @@ COMMANDS: dict[str, tuple[Run, str]] = {
     "ce project get": (project, "--name --output"),
     "ce project select": (project, "--name"),
     "ce project delete": (project, "--name --force"),
-    "ce jobrun submit": (submit, RUN),
+    "ce jobrun submit": (submit, "--job --cpu --memory --maxexecutiontime --retrylimit --name"),
     "ce jobrun get": (run_state, "--name --output"),
     "ce jobrun list": (lambda state, *_: state.get("runs"), "--job --output"),
     "ce jobrun logs": (logs, "--jobrun --follow"),

@@ -107,8 +107,7 @@ def desk(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def sample(steps: list[int]) -> list[int]:
     """Some of the steps by day, the first and the last among them; all of them by night."""
-    last = len(steps) - 1
-    return steps if NIGHTLY else [steps[0], steps[last // 3], steps[2 * last // 3], steps[last]]
+    return steps if NIGHTLY else [*steps[:: len(steps) // 3], steps[-1]]
 
 
 def printed(text: str) -> list[list[str]]:
@@ -168,8 +167,7 @@ def test_down_that_fails_at_any_step_goes_on(desk: Desk) -> None:
         assert desk.run("down") == 1, step
         desk.change(fail={})
         assert desk.run("down") == 0, (step, desk.said)
-        kinds = ("job", "cron", "secret", "configmap")
-        assert not any(desk.project[kind] for kind in kinds), step
+        assert not any(desk.project[kind] for kind in ibmcloud.CHECKS), step
         assert desk.cloud["profiles"] == {}
 
 
@@ -254,6 +252,9 @@ def test_status_and_logs(desk: Desk) -> None:
     assert desk.run("up") == 0
     assert desk.run("logs") == 1
     assert "there is no run" in desk.said
+    desk.change(runs="{ data: canary-in-base64 }")
+    assert desk.run("logs") == 1
+    assert "is not JSON" in desk.said and "canary" not in desk.said
     runs = [{"name": name, "created_at": time} for name, time in (("new", "3"), ("old", "2"))]
     for listed in (runs, {"items": [{"metadata": run} for run in runs]}):
         desk.change(runs=listed, log="a line with canary-ingestion-key")
