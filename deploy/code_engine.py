@@ -2,368 +2,398 @@
 
     python deploy/code_engine.py up --ini test.ini --dry-run
 
-`deploy/plan.py` says which commands those are; this file looks up what is there, and runs them.
+`Deployment` derives the commands from the ini file and from what exists in the account. `Account`
+looks up what exists, by name, and runs the commands. Nothing is stored for the next time.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from deploy.plan import (  # noqa: E402
-    INSIDE,
-    SECRET_FILE,
-    SOURCE_COPY,
-    Deployment,
-    Failed,
-    Found,
-    Json,
-    Words,
-    read_deployment,
-    shown,
-)
-from desk.ini import read_ini  # noqa: E402
+from desk.ini import COS_HOST, PROFILES, in_the_cloud, read_ini, variables_read  # noqa: E402
 from run.settings import Unusable  # noqa: E402
 
-POLL_SECONDS = float(os.environ.get("FLOWLOG_POLL_SECONDS", "5"))
-APPLY_TRIES = 5
-"""How often a subscription is tried: the right to hear of new objects can take a while to apply."""
-LOST_POLLS = 60
-NO_JOB = "there is no job: run `up` first"
+Words = tuple[str, ...]
+# What exists, by kind, as the CLI prints it; `created` has a mark if `up` created the project.
+Found = dict[str, Any]
+
+# Section [deploy]; project, region and mode have defaults that depend on the rest of the file.
+DEFAULTS = {
+    "name": "flowlog", "project": "", "region": "", "resource_group": "Default", "mode": "",
+    "schedule": "*/5 * * * *", "credentials": "profile", "image": "", "registry_secret": "",
+    "cpu": "0.125", "memory": "0.25G", "retry_limit": "3", "max_execution_time": "7200",
+}  # fmt: skip
+# What goes to the secret: by its name, or because it has a password, as the URL of a proxy may.
+SECRET, PASSWORD = re.compile("APIKEY|.*_KEY|.*_HEADERS"), re.compile("[^/?#]:[^/?#]+@")
+GUID = "([0-9a-fA-F-]{36})"
+COS_CRN, INGRESS = rf"^crn:v1:.*:cloud-object-storage:.*:{GUID}:", rf"^(?:https://)?{GUID}\."
+FORMS = {"name": "[a-z][a-z0-9-]{0,23}[a-z0-9]", "region": ".+", "credentials": "profile|apikey"}
+
+# What `up` creates, in the order of removal: the configmap has the mark, so it goes last.
+THINGS = {
+    "profile": "iam trusted-profile-{verb} {profile}",
+    "cron": "ce subscription cron {verb} --name {name}",
+    "cos": "ce subscription cos {verb} --name {name}",
+    "job": "ce job {verb} --name {name}",
+    "secret": "ce secret {verb} --name {name}-secret",
+    "configmap": "ce configmap {verb} --name {name}-config",
+}
+IAM_LOOK_UPS = {
+    "profile": "iam trusted-profile {profile}",
+    "links": "iam trusted-profile-links {profile}",
+    "policies": "iam trusted-profile-policies {profile}",
+    "authorizations": "iam authorization-policies",
+}
+POLICY = "iam trusted-profile-policy-create {profile} --roles {roles} --service-name "
+ON_BUCKET = "cloud-object-storage --service-instance {cos} --resource-type bucket --resource {on}"
+ON_LOGS = "logs --service-instance {logs}"
+DELETE_POLICY = "iam trusted-profile-policy-delete {profile} {id} --force"
+LINK = "iam trusted-profile-link-create {profile} --name {name} --cr-type CE --link-crn {crn}"
+LINK += " --link-component-type job --link-component-name {name}"
+AUTHORIZE = "iam authorization-policy-create codeengine cloud-object-storage {roles}"
+AUTHORIZE += " --source-service-instance-id {guid} --target-service-instance-id {cos}"
+TRIGGERS = {
+    "cron": "--destination-type job --destination {name} --schedule {schedule}",
+    "cos": "--destination-type job --destination {name} --bucket {COS_BUCKET} --event-type write"
+    " --prefix {prefix} --wait-timeout 300",
+}
+SUBMIT = "ce jobrun submit --job {name} --name {run} --cpu 1 --memory 4G --maxexecutiontime 86400"
+READ, WRITE, SEND, NOTIFY = "Content Reader", "Object Writer", "Sender", "Notifications Manager"
+# Keys of the configmap: whose the deployment is, and that `up` created the project.
+MARK, CREATED, BY_UP = "DEPLOYED_BY", "DEPLOYED_PROJECT", "created by up"
+# They exist only while `up` runs, and only its user can read them.
+WORK, SECRET_FILE, SOURCE_COPY = map(Path, (".deploy", ".deploy/secret.env", ".deploy/source"))
+
+POLL_SECONDS, LOST_POLLS = 5.0, 60
+# An authorization that was just given can take a while to apply.
+SUBSCRIBE_SECONDS, SUBSCRIBE_TRIES = 15.0, 5
 MISSING = re.compile("not found|does not exist|doesn't exist|not be found|no .* found", re.I)
-# The CLI's trace would show the bodies of requests, and with them keys.
-QUIET = {"IBMCLOUD_TRACE": "false", "IBMCLOUD_COLOR": "false", "IBMCLOUD_VERSION_CHECK": "false"}
-ADVICE = (
-    ("logged in|log in|login", "Run `ibmcloud login` (`--sso` where your company has it)."),
-    ("not a registered command|plug-in", "Run `ibmcloud plugin install code-engine`."),
-    ("resource group", "Set resource_group in [deploy] to one of `ibmcloud resource groups`."),
-    ("authorized|forbidden|permission|access", "Your account lacks a role; see docs/deploy.md."),
-)
+# The state of a run: a word in the form of Code Engine's API, counts in that of Kubernetes.
+ENDED = re.compile('"status": ?"(completed|failed)"|"(succeeded|failed)": ?"?[1-9]')
 
 
-class CLI:
+class Failed(Exception):
+    """A command failed, or would change what someone else made; the text says what to do."""
+
+
+class Deployment:
+    """A checked ini file, and the commands that it needs: nothing here runs them.
+
+    `options` fill the commands, `settings` go to the configmap, `secrets` to the secret.
+    `makes_profile`: the job uses the trusted profile that `up` creates, and no other credentials.
+    """
+
+    def __init__(self, env: dict[str, str], deploy: dict[str, str]) -> None:
+        """Check both sections. Raises Unusable with everything that is wrong with them."""
+        place = "".join(COS_HOST.findall(env.get("COS_ENDPOINT", "")))
+        o = DEFAULTS | {"region": place, "mode": env.get("FLOWLOG_MODE", "follow")} | deploy
+        o["project"] = o["project"] or o["name"]
+        o["trigger"] = "cron" if o["mode"] == "follow" else "cos"
+        o["prefix"] = env.get("FLOWLOG_PREFIX", "ibm_vpc_flowlogs_")
+        o["profile"] = f"{o['name']}-{o['project']}-{o['region']}".replace(" ", "-")
+        o["mark"] = f"deploy/code_engine.py: {o['name']} in project {o['project']}, {o['region']}"
+        cloud = in_the_cloud(env, o["credentials"], o["profile"]) | {"FLOWLOG_MODE": o["mode"]}
+        read, faults = variables_read(cloud)
+        o["cos"] = "".join(re.findall(COS_CRN, env.get("COS_CRN", "")))
+        o["logs"] = "".join(re.findall(INGRESS, read.get("CLOUD_LOGS_ENDPOINT", "")))
+        self.secrets = {n: t for n, t in read.items() if SECRET.fullmatch(n) or PASSWORD.search(t)}
+        self.settings = {name: text for name, text in read.items() if name not in self.secrets}
+        self.options, self.unused = o | self.settings, sorted(env.keys() - read.keys())
+        self.makes_profile = read.get("IAM_PROFILE_NAME") == o["profile"]
+        faults += [f"[deploy] has no setting {name}" for name in deploy if name not in DEFAULTS]
+        bad = [name for name, form in FORMS.items() if not re.fullmatch(form, o[name])]
+        faults += [f"{name} in [deploy] can't be {o[name]!r}" for name in bad]
+        if not o["cos"]:
+            faults += ["COS_CRN is not the CRN of a Cloud Object Storage instance"]
+        if "CLOUD_LOGS_ENDPOINT" in read and self.makes_profile and not o["logs"]:
+            faults += ["CLOUD_LOGS_ENDPOINT is not https://GUID.ingress.REGION.logs.cloud.ibm.com"]
+        if o["trigger"] == "cos" and place not in ("", o["region"]):
+            faults += [f"the bucket's events need a project in the bucket's region, {place}"]
+        if faults:
+            raise Unusable(dict.fromkeys(faults))
+
+    def words(self, command: str, **more: str) -> Words:
+        """The arguments of a command. Whatever is filled in stays one argument."""
+        return tuple(word.format(**self.options | more) for word in command.split())
+
+    def plan_up(self, found: Found) -> list[Words]:
+        """What makes the account as the ini file says. Raises Failed if something is not ours."""
+        if others := self.kinds(found, ours=False):
+            raise Failed(f"not made by this deployment: {', '.join(others)}. Choose another name.")
+        trigger = self.options["trigger"]
+        plan = [self.delete(kind) for kind in {*TRIGGERS} - {trigger} if kind in found]
+        settings = {**self.settings, MARK: self.options["mark"], **found.get("created", {})}
+        pairs = [w for name in settings for w in ("--from-literal", f"{name}={settings[name]}")]
+        file = ["--from-env-file", str(SECRET_FILE)] if self.secrets else []
+        for kind, kept, flags in ("configmap", settings, pairs), ("secret", self.secrets, file):
+            gone = set(found.get(kind, {}).get("data") or ()) - kept.keys() - {CREATED}
+            rm = [word for key in sorted(gone) for word in ("--rm", key)]
+            if flags or rm:
+                plan.append((*self.upsert(kind, found), *flags, *rm))
+        plan += [self.upsert("job", found, self.job_flags(found)), *self.plan_iam(found)]
+        return [*plan, self.upsert(trigger, found, TRIGGERS[trigger])]
+
+    def plan_down(self, found: Found, *, with_project: bool = False) -> list[Words]:
+        """What removes this deployment and nothing else, its mark last. Raises Failed."""
+        plan = [self.delete(kind) for kind in self.kinds(found, ours=True)]
+        if with_project and not has(found.get("configmap"), BY_UP):
+            raise Failed("`up` did not create this project, so nothing was removed")
+        project = self.words("ce project delete --name {project} --force")
+        return [*plan[:-1], project] if with_project else plan
+
+    def kinds(self, found: Found, *, ours: bool) -> list[str]:
+        """The things with the mark of this deployment, or those of its names without it."""
+        marked = dict.fromkeys(THINGS, has(found.get("configmap"), self.options["mark"]))
+        marked["profile"] = has(found.get("profile"), self.options["mark"])
+        return [kind for kind in THINGS if kind in found and marked[kind] is ours]
+
+    def upsert(self, kind: str, found: Found, flags: str = "") -> Words:
+        """Create it, or update it if it exists."""
+        return self.words(f"{THINGS[kind]} {flags}", verb="update" if kind in found else "create")
+
+    def delete(self, kind: str) -> Words:
+        """Remove it."""
+        return self.words(f"{THINGS[kind]} --force", verb="delete")
+
+    def job_flags(self, found: Found) -> str:
+        """Everything the job should have; `update` keeps what is neither named nor cleared."""
+        image, private = self.options["image"], self.options["registry_secret"]
+        again, token = "job" in found, str(bool(PROFILES & self.settings.keys())).lower()
+        flags = {
+            "--image {image}": image,
+            "--build-clear": image and again,
+            f"--build-source {SOURCE_COPY} --build-strategy dockerfile": not image,
+            "--registry-secret {registry_secret}": private,
+            "--registry-secret-clear": image and again and not private,
+            "--env-from-configmap {name}-config": True,
+            "--env-from-secret {name}-secret": self.secrets or "secret" in found,
+            f"--trusted-profiles-enabled={token} --cpu {{cpu}} --memory {{memory}}": True,
+            "--retrylimit {retry_limit} --maxexecutiontime {max_execution_time}": True,
+        }
+        return " ".join(flag for flag, wanted in flags.items() if wanted)
+
+    def plan_iam(self, found: Found) -> list[Words]:
+        """The trusted profile with its rights and no others; removed where it is not used."""
+        o, bucket, policies = self.options, self.settings["COS_BUCKET"], found.get("policies", [])
+        state = self.settings.get("FLOWLOG_STATE_BUCKET", bucket)
+        roles = {bucket: READ} | ({} if o["mode"] == "simple" else {state: f"{READ},{WRITE}"})
+        wanted = [self.words(POLICY + ON_BUCKET, roles=roles[on], on=on) for on in roles]
+        wanted += [self.words(POLICY + ON_LOGS, roles=SEND)] if o["logs"] else []
+        wanted.append(self.words(LINK, crn=found["project"]["crn"]))
+        plan = [] if "profile" in found else [self.upsert("profile", found, "--description {mark}")]
+        if not self.makes_profile:
+            plan = [self.delete("profile")] if "profile" in found else []
+            wanted, policies = [], []
+        if o["trigger"] == "cos":
+            wanted.append(self.words(AUTHORIZE, roles=NOTIFY, guid=found["project"]["guid"]))
+        there = [*policies, *found.get("links", []), *found.get("authorizations", [])]
+        plan += [create for create in wanted if not any(made_by(create, each) for each in there)]
+        extra = [each for each in policies if not any(made_by(create, each) for create in wanted)]
+        return plan + [self.words(DELETE_POLICY, id=policy["id"]) for policy in extra]
+
+
+def made_by(create: Words, thing: Any) -> bool:
+    """Whether this command of IAM makes it: it has all the arguments, and no other role."""
+    texts = {text for word in create[3:] if word[:2] != "--" for text in word.split(",")}
+    # Where version 1 and version 2 of IAM's API have them.
+    roles = thing.get("roles") or thing.get("control", {}).get("grant", {}).get("roles") or []
+    return has(thing, *texts) and len(roles) == len(texts & {READ, WRITE, SEND, NOTIFY})
+
+
+def has(thing: Any, *texts: str) -> bool:
+    """Whether it has all these texts, at any depth: versions of the CLI nest them differently."""
+    plain, *wanted = (json.dumps(each).replace(" ", "").lower() for each in (thing, *texts))
+    # IAM may name a role by its CRN, which ends in `:ObjectWriter`. Before a colon stands a key.
+    return all(re.search(f'[":]{re.escape(text[1:])}(?!:)', plain) for text in wanted)
+
+
+def shown(words: Words) -> str:
+    """A command as a shell would take it; a long one with a line for each flag."""
+    line = shlex.join(("ibmcloud", *words))
+    parts = (f"\\\n    {word}" if word[:2] == "--" else shlex.quote(word) for word in words)
+    return line if len(line) <= 100 else " ".join(("ibmcloud", *parts))
+
+
+class Account:
     """Prints each command and runs it; in a dry run only what changes nothing in the account."""
 
-    def __init__(self, d: Deployment, *, dry_run: bool) -> None:
-        self.dry_run = dry_run
-        self._secrets = list(d.secrets.values())
-        self._blind = dry_run and not shutil.which("ibmcloud")
-        if self._blind:
-            print(
-                "# no ibmcloud command here, so this is for an account that has nothing of it yet"
-            )
+    def __init__(self, d: Deployment, given: argparse.Namespace) -> None:
+        self.d, self.given = d, given
+
+    def up(self) -> None:
+        """Create or update everything as the ini file says."""
+        print("# in the secret:", ", ".join(self.d.secrets) or "nothing")
+        print("# not uploaded:", ", ".join(self.d.unused) or "nothing")
+        plan = self.d.plan_up(self.look(create=True))
+        try:
+            if not self.given.dry_run:
+                self.write_files()
+            for words in plan:
+                self.run(words)
+        finally:
+            shutil.rmtree(WORK, ignore_errors=True)
+
+    def write_files(self) -> None:
+        """The secrets, and what the image is built from: not the ini file with its keys."""
+        shutil.rmtree(WORK, ignore_errors=True)
+        WORK.mkdir(mode=0o700)
+        SECRET_FILE.touch(mode=0o600)
+        SECRET_FILE.write_text("".join(f"{n}={text}\n" for n, text in self.d.secrets.items()))
+        SOURCE_COPY.mkdir()
+        names = re.findall("(?m)^!(.+)", Path(".dockerignore").read_text())
+        for name in ("Dockerfile", ".dockerignore", *names):
+            copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+            copy(name, SOURCE_COPY / name)
+
+    def backfill(self) -> None:
+        """Push all objects of the bucket in a large run; show its log, and end with its result."""
+        self.look()
+        run = time.strftime(f"{self.d.options['name']}-backfill-%Y%m%d%H%M%S")
+        # A retry goes on from STATE; without that it would send again what was sent.
+        goes_on = self.d.options["mode"] in ("follow", "catch-up")
+        self.run(self.d.words(f"{SUBMIT} --retrylimit {3 if goes_on else 0}", run=run))
+        logs = self.d.words("ce jobrun logs --jobrun {run} --follow", run=run)
+        get = self.d.words("ce jobrun get --name {run} --output json", run=run)
+        print(shown(logs), shown(get), "# it goes on if you interrupt this", sep="\n", flush=True)
+        if self.given.dry_run:
+            return
+        command, lost, ended = ["ibmcloud", *logs], 0, None
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        try:
+            while not ended and lost < LOST_POLLS:
+                # Following the log fails where the run has not begun, and does not end by itself.
+                if process.poll():
+                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+                said = self.call(get)[1]
+                ended, lost = ENDED.search(said), 0 if '"status"' in said else lost + 1
+                time.sleep(POLL_SECONDS)
+        finally:
+            # The CLI leaves the work to a process of its plug-in.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        if not ended or "failed" in ended.groups():
+            raise Failed("the run has failed" if ended else "can't tell how the run is doing")
+
+    def status(self) -> None:
+        """Show what exists, and the recent runs."""
+        self.look()
+        print(self.run(self.d.words("ce jobrun list --job {name}"), reads=True))
+
+    def logs(self) -> None:
+        """Show the log of the newest run."""
+        self.look()
+        runs = self.ask(self.d.words("ce jobrun list --job {name} --output json")) or []
+        # Kubernetes has them in `items`, and the name and time of each in `metadata`.
+        runs = [r.get("metadata", r) for r in (runs["items"] if isinstance(runs, dict) else runs)]
+        runs.sort(key=lambda run: run.get("created_at") or run.get("creationTimestamp") or "")
+        if not runs:
+            raise Failed("there is no run; those of a subscription are deleted after 10 minutes")
+        logs = self.d.words("ce jobrun logs --jobrun {run}", run=runs[-1]["name"])
+        print(self.run(logs, reads=True))
+
+    def down(self) -> None:
+        """Remove what `up` created, after a question."""
+        found = self.look()
+        plan = self.d.plan_down(found, with_project=self.given.project)
+        print("# stays: the bucket", *self.d.kinds(found, ours=False), sep=", ")
+        if plan and not self.given.dry_run:
+            print("This is to be run:", *map(shown, plan), sep="\n")
+            if input("Remove all of it? Type yes: ") != "yes":
+                raise Failed("nothing was removed")
+        for words in plan:
+            self.run(words)
+
+    def look(self, *, create: bool = False) -> Found:
+        """Select the project, created if `create` and it is missing, and look up what exists."""
+        self.run(self.d.words("target -r {region} -g {resource_group}"), reads=True)
+        get = self.d.words("ce project get --name {project} --output json")
+        found: Found = {"project": self.ask(get)}
+        if create and not found["project"]:
+            self.run(self.d.words("ce project create --name {project}"))
+            dry = {"guid": "PROJECT_GUID", "crn": "PROJECT_CRN"} if self.given.dry_run else {}
+            found = {"project": self.ask(get) or dry, "created": {CREATED: BY_UP}}
+        if not found["project"]:
+            raise Failed("there is no such project: run `up` first")
+        self.run(self.d.words("ce project select --name {project}"), reads="created" not in found)
+        look_ups = IAM_LOOK_UPS if "created" in found else THINGS | IAM_LOOK_UPS
+        for kind, command in look_ups.items():
+            wanted = kind != "authorizations" or self.d.options["trigger"] == "cos"
+            if wanted and ("profile" in found or kind not in ("links", "policies")):
+                thing = self.ask(self.d.words(f"{command} --output json", verb="get"))
+                found |= {} if thing is None else {kind: thing}
+        return found
 
     def run(self, words: Words, *, reads: bool = False) -> str:
-        """Run it, in a dry run only where it `reads`; what it prints. Raises Failed."""
+        """Run it, in a dry run only if it `reads`; what it prints. Raises Failed."""
         print(shown(words), flush=True)
-        tries = APPLY_TRIES if words[:4] == ("ce", "subscription", "cos", "create") else 1
-        while not self._blind and (reads or not self.dry_run):
-            done, tries = self._call(words), tries - 1
-            if not done.returncode:
-                return self._without_secrets(done.stdout)
-            if not tries:
-                raise self._failed(words, done)
-            if "already exists" in done.stderr + done.stdout:
-                words = tuple("update" if word == "create" else word for word in words)
-            time.sleep(3 * POLL_SECONDS)
-        return ""
+        if self.given.dry_run and not reads:
+            return ""
+        code, said = self.call(words)
+        tries = SUBSCRIBE_TRIES if "--wait-timeout" in words else 1
+        while code and (tries := tries - 1):
+            time.sleep(SUBSCRIBE_SECONDS)
+            code, said = self.call(words)
+        if code:
+            raise Failed(said)
+        return said
 
-    def ask(self, words: Words) -> Json:
-        """The JSON of a look-up, None where the thing is not there. Raises Failed."""
-        done = None if self._blind else self._call(words)
-        there = done is not None and not done.returncode
-        print(shown(words) + ("" if there or done is None else "  # not there"), flush=True)
-        if done is None or (not there and MISSING.search(done.stdout + done.stderr)):
-            return None
+    def ask(self, words: Words) -> Any:
+        """The JSON of a look-up, None if the thing does not exist. Raises Failed."""
+        code, said = self.call(words)
+        missing = code and MISSING.search(said)
+        print(shown(words) + ("  # does not exist" if missing else ""), flush=True)
         try:
             # Some commands say what they do before they print it.
-            found = re.search(r"[\[{].*", done.stdout, re.DOTALL) if there else None
-            return json.JSONDecoder().raw_decode(found[0] if found else done.stdout)[0]
+            text = "" if code else re.sub(r"(?ms)\A.*?^(?=[\[{])", "", said)
+            return None if missing else json.loads(text)
         except ValueError:
-            raise self._failed(words, done) from None
+            raise Failed(said if code else "what this printed is not JSON") from None
 
-    def start(self, words: Words) -> subprocess.Popen[bytes]:
-        """Start a command that prints until it is stopped."""
-        print(shown(words), flush=True)
-        command, environ = ["ibmcloud", *words], os.environ | QUIET
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, process_group=0
-        )
-
-    def _call(self, words: Words) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(
-                ["ibmcloud", *words], cwd=ROOT, env=os.environ | QUIET, stdin=subprocess.DEVNULL,
-                capture_output=True, text=True,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise Failed(
-                "there is no ibmcloud command; docs/deploy.md says how to get it"
-            ) from None
-
-    def _failed(self, words: Words, done: subprocess.CompletedProcess[str]) -> Failed:
-        said = self._without_secrets((done.stdout + done.stderr).strip())
-        last = "".join(f"\n  | {line}" for line in said.splitlines()[-12:])
-        advice = [text for pattern, text in ADVICE if re.search(pattern, said, re.IGNORECASE)][:1]
-        go_on = "Then run the same command again: what is done already is only brought up to date."
-        return Failed("\n".join([f"failed: {shown(words)}{last}", *advice, go_on]))
-
-    def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-# --- the five commands ---------------------------------------------------------------------------
-
-
-def look(cli: CLI, d: Deployment, *, create: bool = False) -> Found:
-    """Go to the project, made where it is missing if `create`, and look up what is there."""
-    cli.run(d.words("target -r {region} -g {resource_group}"), reads=True)
-    get = d.words("ce project get --name {project} --output json")
-    project, asked = cli.ask(get), d.look_ups()
-    created = project is None and create
-    if created:
-        cli.run(d.words("ce project create --name {project}"))
-        project = cli.ask(get) or {"guid": "PROJECT_GUID", "crn": "PROJECT_CRN"}
-    if project is not None:
-        if not {"guid", "crn"} <= project.keys():
-            raise Failed("can't find the guid and the crn of the project in what the CLI prints")
-        cli.run(d.words("ce project select --name {project}"), reads=not created)
-    found: dict[str, Json] = {"project": project, "created": created}
-    for kind, words in asked.items():
-        inside = kind in INSIDE and (project is None or created)
-        # A profile that is not there has neither links nor policies.
-        if not inside and (kind not in ("links", "policies") or found["profile"] is not None):
-            found[kind] = cli.ask(words)
-    return found
-
-
-def up(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
-    """Make the account as the ini file says."""
-    for name in d.unused:
-        print(f"# not uploaded: {name}, which the job does not need here")
-    plan = d.plan_up(look(cli, d, create=True))
-    with contextlib.nullcontext() if cli.dry_run else files(d):
-        for words in plan:
-            cli.run(words)
-    return 0
-
-
-@contextlib.contextmanager
-def files(d: Deployment) -> Iterator[None]:
-    """The secrets, and a copy of what the image is built from; gone afterwards, whatever happens.
-
-    The whole folder must not be sent to the builder, since the ini file with its keys is in it.
-    """
-    work, source = ROOT / Path(SECRET_FILE).parent, d.options["source"]
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(mode=0o700)
-    try:
-        secrets = "".join(f"{name}={text}\n" for name, text in d.secrets.items())
-        (ROOT / SECRET_FILE).touch(mode=0o600)
-        (ROOT / SECRET_FILE).write_text(secrets)
-        if source and "://" not in source:
-            copy_source(ROOT / source, ROOT / SOURCE_COPY)
-        yield
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def copy_source(source: Path, copy: Path) -> None:
-    """Copy what .dockerignore lets through. Raises Failed where it does not say so file by file."""
-    try:
-        ignore = (source / ".dockerignore").read_text().splitlines()
-    except OSError:
-        ignore = []
-    if "*" not in ignore or not (source / "Dockerfile").is_file():
-        raise Failed(f"{source} needs a Dockerfile, and a .dockerignore with a line * and !NAMEs")
-    names = [line[1:].strip("/") for line in ignore if line.startswith("!")]
-    for name in ("Dockerfile", ".dockerignore", *names):
-        for path in source.glob(name):
-            target = copy / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(path, target)
-
-
-def backfill(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
-    """Push all that is in the bucket in a large run; show its log, and end as it ends."""
-    if look(cli, d).get("job") is None and not cli.dry_run:
-        raise Failed(NO_JOB)
-    run = f"{d.options['name']}-backfill-{datetime.now(UTC):%Y%m%d%H%M%S}"
-    # A retry goes on from STATE; without that it would send again what was sent.
-    goes_on = d.options["mode"] in ("follow", "catch-up")
-    size = 1 if goes_on else int(d.options["array_size"])
-    submit = "ce jobrun submit --job {name} --name {run} --cpu {backfill_cpu}"
-    submit += " --memory {backfill_memory} --maxexecutiontime 86400 --retrylimit {retries}"
-    submit += f" --array-size {size}" if size > 1 else ""
-    cli.run(d.words(submit, run=run, retries="3" if goes_on else "0"))
-    logs = d.words("ce jobrun logs --jobrun {run} --follow", run=run)
-    get = d.words("ce jobrun get --name {run} --output json", run=run)
-    if cli.dry_run:
-        for words in (logs, get):
-            print(shown(words))
-        return 0
-    print("# it goes on if you interrupt this")
-    return watch(cli, logs, get, size)
-
-
-def watch(cli: CLI, logs: Words, get: Words, size: int) -> int:
-    """Show the log of a run while it lasts; 0 where all its instances have succeeded.
-
-    The log is read while it is written, since it may be gone when the run has ended; and following
-    it does not end by itself. It fails where the run has not begun, so it is started again.
-    """
-    process, unknown = cli.start(logs), 0
-    try:
-        while True:
-            over, failed = ended(cli.ask(get), size)
-            unknown = unknown + 1 if failed is None else 0
-            if unknown == LOST_POLLS:
-                raise Failed(f"can't tell how the run is doing: {shown(get)}")
-            time.sleep(POLL_SECONDS)
-            if over:
-                break
-            if process.poll():
-                process = cli.start(logs)
-    finally:
-        # The CLI leaves the work to a process of its plug-in.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    print(f"# {size - (failed or 0)} of {size} instances succeeded")
-    return 1 if failed else 0
-
-
-def ended(run: Json, size: int) -> tuple[bool, int | None]:
-    """Whether all instances of a run are over, and how many failed; None where it is not said.
-
-    The CLI prints a run as Code Engine's API has it, or as Kubernetes does, counts in `status`.
-    """
-    status = (run or {}).get("status")
-    counts = status if isinstance(status, dict) else (run or {}).get("status_details") or {}
-    if not status and not counts:
-        return False, None
-    succeeded, failed = (int(counts.get(name) or 0) for name in ("succeeded", "failed"))
-    if status in ("completed", "failed"):
-        return True, max(failed, 1) if status == "failed" else 0
-    return succeeded + failed >= size, failed
-
-
-def status(cli: CLI, d: Deployment, _: argparse.Namespace) -> int:
-    """Show what is there, and the recent runs."""
-    found = look(cli, d)
-    ours, others = d.ours(found)
-    runs = (
-        cli.run(d.words("ce jobrun list --job {name}"), reads=True)
-        if found.get("job") is not None
-        else ""
-    )
-    for kind in ("profile", *INSIDE):
-        said = (
-            "there" if kind in ours else "without this deployment's mark" if kind in others else "-"
-        )
-        print(f"{kind:10} {said}")
-    print(runs, end="")
-    return 0
-
-
-def logs(cli: CLI, d: Deployment, given: argparse.Namespace) -> int:
-    """Show the log of a run, of the newest one where none is named."""
-    if look(cli, d).get("job") is None:
-        raise Failed(NO_JOB)
-    run = given.run or newest(cli.ask(d.words("ce jobrun list --job {name} --output json")))
-    if not run:
-        raise Failed("there is no run; those of a subscription are deleted after 10 minutes")
-    print(cli.run(d.words("ce jobrun logs --jobrun {run}", run=run), reads=True), end="")
-    return 0
-
-
-def newest(runs: Json) -> str:
-    """The name of the run that was made last, empty where there is none."""
-    listed = runs.get("items", []) if isinstance(runs, dict) else runs or []
-    # Kubernetes has both in `metadata`.
-    named = [{**run, **run.get("metadata", {})} for run in listed]
-    times = [
-        (run.get("created_at") or run.get("creationTimestamp") or "", run["name"]) for run in named
-    ]
-    return max(times, default=("", ""))[1]
-
-
-def down(cli: CLI, d: Deployment, given: argparse.Namespace) -> int:
-    """Remove what `up` made, after a question."""
-    found = look(cli, d)
-    plan = d.plan_down(found, with_project=given.project)
-    kept = [
-        f"bucket {d.options['bucket']}",
-        *(f"{kind}, not made by `up`" for kind in d.ours(found)[1]),
-    ]
-    kept += [] if given.project else [f"project {d.options['project']}"]
-    print("# stays: " + "; ".join(kept))
-    if not plan:
-        print("# there is nothing of this deployment")
-    if plan and not cli.dry_run and not given.yes:
-        print("This is to be run:", *map(shown, plan), sep="\n")
-        if input("Remove all of it? Type yes: ") != "yes":
-            raise Failed("nothing was removed")
-    for words in plan:
-        cli.run(words)
-    return 0
-
-
-COMMANDS: dict[str, Callable[[CLI, Deployment, argparse.Namespace], int]] = {
-    "up": up, "backfill": backfill, "status": status, "logs": logs, "down": down,
-}  # fmt: skip
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    about = "\n".join(f"{name}: {command.__doc__}" for name, command in COMMANDS.items())
-    parser.add_argument("command", choices=COMMANDS, help=about)
-    parser.add_argument("--ini", type=Path, default=Path("test.ini"), help="see test.ini.example")
-    parser.add_argument("--dry-run", action="store_true", help="look up, print, change nothing")
-    parser.add_argument("--run", help="logs: of this run")
-    parser.add_argument("--yes", action="store_true", help="down: don't ask")
-    parser.add_argument(
-        "--project", action="store_true", help="down: the project too, if up made it"
-    )
-    return parser.parse_args()
+    def call(self, words: Words) -> tuple[int, str]:
+        """Its exit code and what it prints, without secrets."""
+        command = ["ibmcloud", *words]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        more = f"{done.stderr}\nThen run the same command again: it goes on where it failed."
+        said = done.stdout + (more if done.returncode else "")
+        for secret in self.d.secrets.values():
+            said = said.replace(secret, "***")
+        return done.returncode, said
 
 
 def main() -> int:
-    """Do what the command line says; 0, 1 where something failed, 2 where the ini file is wrong."""
-    given = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Do what the command line says: 0, 1 if something failed, 2 if the ini file is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["up", "backfill", "status", "logs", "down"])
+    parser.add_argument("--ini", type=Path, default=Path("test.ini"), help="see test.ini.example")
+    parser.add_argument("--dry-run", action="store_true", help="look up, print, change nothing")
+    parser.add_argument("--project", action="store_true", help="down: the project too")
+    given = parser.parse_args()
+    # The CLI's trace would show the bodies of requests, and with them keys.
+    quiet = ("IBMCLOUD_TRACE", "IBMCLOUD_COLOR", "IBMCLOUD_VERSION_CHECK")
+    os.environ |= dict.fromkeys(quiet, "false")
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
     try:
-        d = read_deployment(*read_ini(given.ini))
-        return COMMANDS[given.command](CLI(d, dry_run=given.dry_run), d, given)
-    except Unusable as unusable:
-        print(f"{given.ini} can't be used:", *unusable.faults, sep="\n  ", file=sys.stderr)
-        return 2
-    except Failed as failed:
-        print(failed, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        account = Account(Deployment(*read_ini(given.ini)), given)
+        os.chdir(ROOT)
+        getattr(account, given.command)()
+    except (Unusable, Failed, OSError, EOFError) as error:
+        print(*getattr(error, "faults", [error]), sep="\n", file=sys.stderr)
+        return 2 if isinstance(error, Unusable) else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from typing import Any
 
 from run.settings import Unusable, read_settings
 
-HMAC = frozenset({"COS_HMAC_ACCESS_KEY_ID", "COS_HMAC_SECRET_ACCESS_KEY"})
-KEYS = {"profile": frozenset[str](), "apikey": frozenset({"APIKEY"}), "hmac": HMAC}
-"""How the job proves who it is to IBM Cloud, and the keys it needs for that."""
+KEYS = frozenset({"APIKEY", "COS_HMAC_ACCESS_KEY_ID", "COS_HMAC_SECRET_ACCESS_KEY"})
+"""Keys that authenticate the tester; a deployment uploads at most APIKEY."""
 
 PROFILES = frozenset({"IAM_PROFILE_NAME", "IAM_PROFILE_ID"})
 
@@ -43,18 +42,16 @@ def read_ini(path: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def in_the_cloud(env: Mapping[str, str], credentials: str, profile: str) -> dict[str, str]:
-    """The job's variables in Code Engine; of the keys only those that `credentials` needs.
+    """The job's variables in Code Engine; `credentials` is `profile` or `apikey`.
 
     `profile` is the trusted profile that the deployment makes, unless [env] names another.
     """
-    others = frozenset().union(*KEYS.values()) - KEYS.get(credentials, frozenset())
-    cloud = {name: text for name, text in env.items() if name not in others}
+    kept = {"APIKEY"} if credentials == "apikey" else set()
+    cloud = {name: text for name, text in env.items() if name not in KEYS - kept}
     # The direct endpoint is reached from inside IBM Cloud only, and is the near one there.
     direct = COS_HOST.sub(r"s3.direct.\1.cloud-object-storage.", env.get("COS_ENDPOINT", ""))
     cloud["COS_ENDPOINT"] = direct
-    # Cloud Logs takes no HMAC credentials.
-    to_ibm = credentials == "hmac" and env.get("LOG_DESTINATION") == "cloud-logs"
-    if (credentials == "profile" or to_ibm) and not PROFILES & env.keys():
+    if not kept and not PROFILES & env.keys():
         cloud["IAM_PROFILE_NAME"] = profile
     return cloud
 

@@ -22,14 +22,23 @@ variable "project" {
 }
 
 variable "run" {
-  description = "What a run for one event gets: cpu and memory (Code Engine documents the pairs), how often it is repeated after a failure (0 is not sent by the provider on create), and the seconds after which it is ended."
+  description = "What a run gets: cpu and memory (Code Engine documents the pairs), how often it is repeated after a failure (0 is not sent by the provider on create), and the seconds after which it is ended."
   type = object({
     cpu                = optional(string, "0.125")
     memory             = optional(string, "0.25G")
-    retry_limit        = optional(number, 1)
+    retry_limit        = optional(number, 3)
     max_execution_time = optional(number, 7200)
   })
   default = {}
+
+  validation {
+    condition = alltrue([
+      can(regex("^[0-9]+(\\.[0-9]+)?[MG]$", var.run.memory)),
+      var.run.retry_limit >= 0 && var.run.retry_limit <= 5,
+      var.run.max_execution_time >= 60 && var.run.max_execution_time <= 86400,
+    ])
+    error_message = "A run has a memory such as 0.25G, a retry_limit from 0 to 5, and a max_execution_time from 60 to 86400 seconds."
+  }
 }
 
 variable "image" {

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+from standins import ibmcloud
 from tests.harness import PROJECT
 
 PAGE = PROJECT / "docs" / "deploy.md"
@@ -13,13 +16,14 @@ BLOCK = re.compile(r"(?s)(<!-- dry run of (\S+) -->\n).*?(<!-- end -->)")
 
 
 def block(name: str) -> str:
-    """An ini file of deploy/examples, and what `up --dry-run` prints for it."""
+    """An ini file of deploy/examples, and what `up --dry-run` prints for it in a new account."""
     ini = f"deploy/examples/{name}.ini"
     command = [sys.executable, "deploy/code_engine.py", "up", "--dry-run", "--ini", ini]
-    # Nothing on PATH, so that no `ibmcloud` of this machine is asked.
-    done = subprocess.run(
-        command, cwd=PROJECT, env={"PATH": ""}, capture_output=True, text=True, check=True
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        environ = ibmcloud.install(Path(folder))
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environ, capture_output=True, text=True, check=True
+        )
     text = (PROJECT / ini).read_text().strip()
     call = f"$ python deploy/code_engine.py up --dry-run --ini {ini}"
     return f"```ini\n{text}\n```\n\n```console\n{call}\n{done.stdout.strip()}\n```\n"

@@ -76,18 +76,43 @@ def test_examples_give_only_variables_that_exist() -> None:
 
 
 terraform = shutil.which("terraform")
+with_terraform = pytest.mark.skipif(not terraform, reason="there is no terraform")
 
 
-@pytest.mark.skipif(not terraform, reason="there is no terraform")
+@with_terraform
 def test_terraform_format() -> None:
     command = [str(terraform), "fmt", "-check", "-recursive", "-diff", TERRAFORM]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.skipif(not terraform, reason="there is no terraform")
+def apply(folder: Path, **given: Any) -> tuple[str, str]:
+    """What the module works out, and what Terraform says is wrong.
+
+    The first locals and the variables alone: they need no provider once IDs are put in.
+    """
+    (first,) = re.findall(r"(?ms)^locals \{\n  cos_guid.*?^\}$", module_text())
+    first = re.sub(r"ibm_\w+\.this(\[0\])?\.\w+", '"made"', first)
+    shown = "output all {\n  value = nonsensitive({\n secrets = keys(local.secrets)\n"
+    shown += " settings = local.settings\n roles = local.bucket_roles\n})\n}\n"
+    (folder / "main.tf").write_text(f"{first}\n{shown}")
+    shutil.copy(TERRAFORM / "variables.tf", folder)
+    crn = f"crn:v1:bluemix:public:cloud-object-storage:global:a/1:{'1' * 36}::"
+    variables = {"cos_crn": crn, "bucket": "b", "region": "us-south", "image": "x/y:1", **given}
+    (folder / "terraform.tfvars.json").write_text(json.dumps(variables))
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "CHECKPOINT_DISABLE": "1"}
+    wrong = ""
+    for command in (["init"], ["apply", "-auto-approve"], ["output", "-json", "all"]):
+        done = subprocess.run(
+            [str(terraform), *command], cwd=folder, env=environ, capture_output=True, text=True
+        )
+        wrong += done.stderr
+    return done.stdout, wrong
+
+
+@with_terraform
 @pytest.mark.parametrize(
-    ("more", "secrets", "roles"),
+    ("given", "secrets", "roles"),
     [
         (
             {"logdna_ingestion_key": "canary-key", "mode": "simple"},
@@ -105,25 +130,18 @@ def test_terraform_format() -> None:
     ],
 )
 def test_the_settings_of_the_module(
-    tmp_path: Path, more: dict[str, str], secrets: list[str], roles: dict[str, list[str]]
+    tmp_path: Path, given: dict[str, str], secrets: list[str], roles: dict[str, list[str]]
 ) -> None:
-    """Terraform works them out by itself: the locals need no provider once IDs are put in."""
-    (first,) = re.findall(r"(?ms)^locals \{\n  cos_guid.*?^\}$", module_text())
-    first = re.sub(r"ibm_\w+\.this(\[0\])?\.\w+", '"made"', first)
-    shown = "output all {\n  value = nonsensitive({\n secrets = keys(local.secrets)\n"
-    shown += " settings = local.settings\n roles = local.bucket_roles\n})\n}\n"
-    (tmp_path / "main.tf").write_text(f"{first}\n{shown}")
-    shutil.copy(TERRAFORM / "variables.tf", tmp_path)
-    crn = f"crn:v1:bluemix:public:cloud-object-storage:global:a/1:{'1' * 36}::"
-    given = {"cos_crn": crn, "bucket": "b", "region": "us-south", "image": "x/y:1", **more}
-    (tmp_path / "terraform.tfvars.json").write_text(json.dumps(given))
-    environ = {"PATH": os.environ["PATH"], "CHECKPOINT_DISABLE": "1", "HOME": str(tmp_path)}
-    for command in (["init"], ["apply", "-auto-approve"], ["output", "-json", "all"]):
-        done = subprocess.run(
-            [str(terraform), *command], cwd=tmp_path, env=environ, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    said, wrong = apply(tmp_path, **given)
+    assert wrong == ""
+    found = json.loads(said)
     assert (found["secrets"], found["roles"]) == (secrets, roles)
     settings = read_settings({**found["settings"], **dict.fromkeys(secrets, "canary-key")})
     assert settings.endpoint.startswith("https://s3.direct.us-south.")
+
+
+@with_terraform
+def test_a_run_has_limits(tmp_path: Path) -> None:
+    assert apply(tmp_path, run={"memory": "4G", "retry_limit": 0})[1] == ""
+    for run in ({"memory": "4"}, {"retry_limit": 6}, {"max_execution_time": 86401}):
+        assert "A run has a memory such as" in apply(tmp_path, run=run)[1]

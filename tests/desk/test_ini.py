@@ -11,7 +11,6 @@ from run.settings import Unusable
 from tests.run.test_settings import HMAC_WAY, IAM_WAY
 
 ALL_KEYS = {**IAM_WAY, **HMAC_WAY}
-CLOUD_LOGS = {"LOG_DESTINATION": "cloud-logs"}
 
 
 @pytest.mark.parametrize(
@@ -41,14 +40,11 @@ def test_an_ini_file_is_taken_literally(tmp_path: Path) -> None:
     assert read_ini(path) == ({"APIKEY": "a%b=c;d#e"}, {"name": "x"})
 
 
-@pytest.mark.parametrize("way", list(KEYS))
-@pytest.mark.parametrize("destination", [{}, CLOUD_LOGS], ids=["mezmo", "cloud-logs"])
-def test_the_cloud_gets_the_keys_of_one_way_alone(way: str, destination: dict[str, str]) -> None:
-    cloud = in_the_cloud(ALL_KEYS | destination, way, "the-profile")
-    every = frozenset[str]().union(*KEYS.values())
-    assert every & cloud.keys() == KEYS[way]
-    tokens = way == "profile" or (way == "hmac" and bool(destination))
-    assert ("IAM_PROFILE_NAME" in cloud) is tokens
+def test_the_cloud_gets_no_key_but_the_one_that_is_asked_for() -> None:
+    ours = in_the_cloud(ALL_KEYS, "profile", "the-profile")
+    assert not KEYS & ours.keys() and ours["IAM_PROFILE_NAME"] == "the-profile"
+    with_key = in_the_cloud(ALL_KEYS, "apikey", "the-profile")
+    assert KEYS & with_key.keys() == {"APIKEY"} and "IAM_PROFILE_NAME" not in with_key
 
 
 def test_a_profile_that_is_there_already_is_taken() -> None:
@@ -62,7 +58,7 @@ def test_the_direct_endpoint_is_used_in_the_cloud(host: str) -> None:
     cloud = in_the_cloud({"COS_ENDPOINT": f"{host}{name}"}, "profile", "p")
     scheme = "https://" if "://" in host else ""
     assert cloud["COS_ENDPOINT"] == f"{scheme}s3.direct.{name}"
-    other = in_the_cloud({"COS_ENDPOINT": "https://minio.example.com"}, "hmac", "p")
+    other = in_the_cloud({"COS_ENDPOINT": "https://minio.example.com"}, "profile", "p")
     assert other["COS_ENDPOINT"] == "https://minio.example.com"
 
 
