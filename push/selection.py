@@ -155,9 +155,8 @@ class Selection:
     def shared(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the object's fields and the added fields that its lines have."""
         chosen = self.fields
-        values = {**fields, **added}
-        dropped = chosen.dropped | (frozenset((OBJECT,)) - chosen.extra)
-        names = chosen.kept or [name for name in values if name not in dropped]
+        values = {**fields, **self._chosen_of(added)}
+        names = chosen.kept or [name for name in values if name not in chosen.dropped]
         return {name: values[name] for name in names if name in values}
 
     def renderer(self, fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:

@@ -139,13 +139,15 @@ def test_an_event_pushes_its_object_alone(place: Place, index: int) -> None:
 
 
 def test_more_keys_than_two_pages_hold(place: Place) -> None:
-    body = gzip.compress(b'{"flow_logs":[{}]}')
-    for number in range(2100):
-        place.store.put(BUCKET, f"{PREFIX}{number:05}", body)
-    result = place.run()
+    """An object on each page is recent; all others are listed but not pushed."""
+    body, wanted = gzip.compress(b'{"flow_logs":[{}]}'), {0, 1_500, 2_099}
+    for number in range(2_100):
+        written = datetime.now(UTC) - timedelta(days=0 if number in wanted else 9)
+        place.store.put(BUCKET, f"{PREFIX}{number:05}", body, written)
+    result = place.run(FLOWLOG_SINCE="1d")
     assert result.code == 0, result.log
     keys = Counter(json.loads(text)["key"] for text in place.ingestion.texts)
-    assert keys == Counter(f"{PREFIX}{number:05}" for number in range(2100))
+    assert keys == Counter(f"{PREFIX}{number:05}" for number in wanted)
     assert place.store.operations().count("LIST") == 3
 
 

@@ -106,16 +106,20 @@ def test_any_fields_of_any_flow(
     kept, dropped = chosen if how == "keep" else [], chosen if how == "drop" else []
     text = ",".join(kept) or ",".join(f"-{name}" for name in dropped)
     selection = Selection(parse_fields(text) if text else None)
-    got = [
-        json.loads(line.text, object_pairs_hook=list)
-        for line in Lines(FlowLog(fields, entries), KEY, selection)
-    ]
+    lines = Lines(FlowLog(fields, entries), KEY, selection)
+    got = [json.loads(line.text, object_pairs_hook=list) for line in lines]
+    shared = lines.source.fields
     for row, (pairs, entry) in enumerate(zip(got, entries, strict=True)):
         extra = {"_object": short_name(KEY), "_row": row}
         added = {"_app": "FLCE", "key": KEY}
         added |= {name: value for name, value in extra.items() if name in kept}
         merged = {**fields, **entry, **added}
-        assert [tuple(pair) for pair in pairs or []] == expected_fields(merged, kept, dropped)
+        expected = expected_fields(merged, kept, dropped)
+        assert [tuple(pair) for pair in pairs or []] == expected
+        own = entry.keys() - added.keys() | {"_row"}
+        assert {name: shared[name] for name in shared.keys() - own} == {
+            name: value for name, value in expected if name not in own
+        }, "what all lines share is the same for destinations that send it once"
 
 
 def test_a_number_counts_the_entries_that_are_left_out_too() -> None:
