@@ -35,7 +35,7 @@ types: $(READY)
 # More workers than cores, because most tests wait for a job or for a server that is slow on
 # purpose.
 unit: $(READY)
-	$(PY) -m pytest -n 6 --dist worksteal
+	$(PY) -m pytest -n 4 --dist worksteal
 
 bench: $(READY_BENCH)
 	$(PY) -m bench.run $(if $(QUICK),--quick)

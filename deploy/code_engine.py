@@ -16,8 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from time import sleep, strftime
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,7 +261,7 @@ class Account:
     def backfill(self) -> None:
         """Push all objects of the bucket in a large run; show its log, and end with its result."""
         self.look()
-        run = time.strftime(f"{self.d.options['name']}-backfill-%Y%m%d%H%M%S")
+        run = strftime(f"{self.d.options['name']}-backfill-%Y%m%d%H%M%S")
         # A retry goes on from STATE; without that it would send again what was sent.
         goes_on = self.d.options["mode"] in ("follow", "catch-up")
         self.run(self.d.words(f"{SUBMIT} --retrylimit {3 if goes_on else 0}", run=run))
@@ -279,7 +279,7 @@ class Account:
                     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
                 said = self.call(get)[1]
                 ended, lost = ENDED.search(said), 0 if '"status"' in said else lost + 1
-                time.sleep(POLL_SECONDS)
+                sleep(POLL_SECONDS)
         finally:
             # The CLI leaves the work to a process of its plug-in.
             with contextlib.suppress(ProcessLookupError):
@@ -344,7 +344,7 @@ class Account:
         code, said = self.call(words)
         tries = SUBSCRIBE_TRIES if "--wait-timeout" in words else 1
         while code and (tries := tries - 1):
-            time.sleep(SUBSCRIBE_SECONDS)
+            sleep(SUBSCRIBE_SECONDS)
             code, said = self.call(words)
         if code:
             raise Failed(said)

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,8 @@ class Desk:
             (self.root / path.name).symlink_to(path)
         patch.chdir(self.root)
         patch.setattr(code_engine, "ROOT", self.root)
-        self.pauses, sleep = [], time.sleep
-        patch.setattr(time, "sleep", lambda seconds: sleep(0.01) or self.pauses.append(seconds))
+        self.pauses, pause = [], code_engine.sleep
+        patch.setattr(code_engine, "sleep", lambda s: pause(0.01) or self.pauses.append(s))
         patch.setattr(code_engine.subprocess, "run", self._call)
 
     def _call(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
