@@ -52,14 +52,15 @@ class Flat:
             end = self.text.find(BETWEEN, start + GROUP_BYTES, last)
             end = last if end < 0 else end
             text = self.text[start:end]
+            if any(character in text for character in _NOT_COMPACT):
+                raise ValueError("not compact")
             entries = orjson.loads(b"[{%b}]" % text)
-            if not _is_flat(text, len(entries)):
-                raise ValueError("not flat")
             found += len(entries)
             yield Group(text, entries)
             start = end + len(BETWEEN)
+        # Each entry has one brace, so there is none in a text, nor a value that holds others.
         if found != self.count:
-            raise ValueError("a brace in a text")
+            raise ValueError("not flat")
 
 
 def split(text: bytes) -> tuple[bytes, slice, int] | None:
@@ -70,26 +71,18 @@ def split(text: bytes) -> tuple[bytes, slice, int] | None:
     # With another bracket, the list might end elsewhere, or another one might take its place.
     if not text.count(b"[") == text.count(b"]") == 1:
         return None
-    start, end = text.find(_LIST, 0, OWN_FIELDS_LIMIT_BYTES), text.find(b"}]")
+    # A search for one character takes a tenth of the time of a search for two.
+    start, end = text.find(_LIST, 0, OWN_FIELDS_LIMIT_BYTES), text.find(b"]") - 1
     span = slice(start + len(_LIST), end)
     if (
         start < 0
         or end < span.start
+        or text[end] != ord("}")
         or len(text) - (span.stop - span.start) > OWN_FIELDS_LIMIT_BYTES
     ):
         return None
     return text[: span.start - 1] + text[end + 1 :], span, text.count(b"{", start)
 
 
-def _is_flat(text: bytes, entries: int) -> bool:
-    """Whether the text of so many entries has no space, no escape, and no value that holds others.
-
-    `split` has seen that it has no brackets. So all its braces are structure, and it is what would
-    be written of these entries.
-    """
-    return text.count(b"{") == text.count(b"}") == entries - 1 and not any(
-        character in text for character in _NOT_FLAT
-    )
-
-
-_NOT_FLAT = (b"\\", b" ", b"\n", b"\r", b"\t")
+_NOT_COMPACT = (b"\\", b" ", b"\n", b"\r", b"\t")
+"""What JSON has in escapes, in texts of several words, and between values that are apart."""
