@@ -2,8 +2,7 @@
 
     python deploy/code_engine.py up --ini test.ini --dry-run
 
-`Deployment` derives the commands from the ini file and from what exists in the account. `Account`
-looks up what exists, by name, and runs the commands. Nothing is stored for the next time.
+`Deployment` derives the commands; `Account` looks up what exists, by name, and runs them.
 """
 
 import argparse
@@ -37,7 +36,7 @@ DEFAULTS = {
     "cpu": "0.125", "memory": "0.25G", "retry_limit": "3", "max_execution_time": "7200",
 }  # fmt: skip
 # What goes to the secret: by its name, or because it has a password, as the URL of a proxy may.
-SECRET, PASSWORD = re.compile("APIKEY|.*_KEY|.*_HEADERS"), re.compile("[^/?#]:[^/?#]+@")
+SECRET, PASSWORD = re.compile("APIKEY|.*_KEY|.*_HEADERS"), re.compile("//[^/?#]+@|[^/?#]:[^/?#]+@")
 GUID = "([0-9a-fA-F-]{36})"
 COS_CRN, INGRESS = rf"^crn:v1:.*:cloud-object-storage:.*:{GUID}:", rf"^(?:https://)?{GUID}\."
 FORMS = {"name": "[a-z][a-z0-9-]{0,23}[a-z0-9]", "region": ".+", "credentials": "profile|apikey"}
@@ -260,7 +259,8 @@ class Account:
 
     def backfill(self) -> None:
         """Push all objects of the bucket in a large run; show its log, and end with its result."""
-        self.look()
+        if "job" not in self.d.kinds(self.look(), ours=True):
+            raise Failed("this deployment has no job: run `up` first")
         run = strftime(f"{self.d.options['name']}-backfill-%Y%m%d%H%M%S")
         # A retry goes on from STATE; without that it would send again what was sent.
         goes_on = self.d.options["mode"] in ("follow", "catch-up")
@@ -311,7 +311,7 @@ class Account:
         print("# stays: the bucket", *self.d.kinds(found, ours=False), sep=", ")
         if plan and not self.given.dry_run:
             print("This is to be run:", *map(shown, plan), sep="\n")
-            if input("Remove all of it? Type yes: ") != "yes":
+            if input("Remove it, and with a project all that is in it? Type yes: ") != "yes":
                 raise Failed("nothing was removed")
         for words in plan:
             self.run(words)
@@ -384,8 +384,8 @@ def main() -> int:
     # The CLI's trace would show the bodies of requests, and with them keys.
     quiet = ("IBMCLOUD_TRACE", "IBMCLOUD_COLOR", "IBMCLOUD_VERSION_CHECK")
     os.environ |= dict.fromkeys(quiet, "false")
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda number, _: sys.exit(128 + number))
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, lambda n, _: (signal.signal(n, signal.SIG_IGN), sys.exit(128 + n)))
     try:
         account = Account(Deployment(*read_ini(given.ini)), given)
         os.chdir(ROOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -246,7 +247,7 @@ def _kept_frame(
     if not between or not shared.keys().isdisjoint(between):
         return None
     return Frame(
-        _picker(between),
+        _picker(tuple(between)),
         _head({name: shared[name] for name in before}),
         _tail({name: shared[name] for name in after}),
         frozenset(fields),
@@ -272,7 +273,8 @@ def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, A
     return parts
 
 
-def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+@functools.lru_cache(maxsize=16)
+def _picker(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Picks these fields of an entry, in a third of the time of a loop. It raises KeyError."""
     # As Python code, like the methods that `dataclasses` writes. The names are literals in it, so
     # that nothing of the setting is run.
