@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, folder: Path, capfd: Any, patch: pytest.MonkeyPatch) -> None:
         self.ini, self.state, self.root = folder / "a.ini", folder / "cloud.json", folder / "root"
-        self._capfd, self._patch, self.said, self.stop_at = capfd, patch, "", ""
+        self._capfd, self._patch, self.said, self.stop_at, self.stop_by = capfd, patch, "", "", 0
         self.write(ENV, IMAGE)
         for name, value in ibmcloud.install(folder).items():
             patch.setenv(name, value)
@@ -49,7 +49,7 @@ class Desk:
         assert options["stdin"] == subprocess.DEVNULL, "nobody answers the CLI's questions"
         said, code = ibmcloud.answer(command[1:])
         if self.stop_at and self.stop_at in " ".join(command):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.stop_by)
         out, err = ("", said) if code else (said, "")
         return subprocess.CompletedProcess(command, code, stdout=out, stderr=err)
 
@@ -69,7 +69,7 @@ class Desk:
         self.change(calls=[])
         self._patch.setattr(sys, "argv", ["code_engine.py", *arguments, "--ini", str(self.ini)])
         self._patch.setattr("builtins.input", lambda _: answer)
-        before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+        before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
             return code_engine.main()
         except SystemExit as stopped:
@@ -212,9 +212,10 @@ def test_a_build_gets_the_files_of_the_image_alone(desk: Desk) -> None:
     assert not [f for f in files if f.endswith((".ini", ".example")) or "test" in f or ".env" in f]
 
 
-def test_a_signal_leaves_no_secret_behind(desk: Desk) -> None:
-    desk.stop_at = "ce secret create"
-    assert desk.run("up") == 128 + signal.SIGTERM
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_leaves_no_secret_behind(desk: Desk, number: int) -> None:
+    desk.stop_at, desk.stop_by = "ce secret create", number
+    assert desk.run("up") == 128 + number
     assert desk.changes()[-1][:3] == ["ce", "secret", "create"]
 
 

@@ -152,7 +152,7 @@ def test_a_profile_of_ones_own_is_used_and_not_touched() -> None:
 def test_headers_and_passwords_are_secrets() -> None:
     otlp = {"LOG_DESTINATION": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp.example.com"}
     otlp["OTEL_EXPORTER_OTLP_HEADERS"] = "x-key=canary-header"
-    proxy = {"HTTPS_PROXY": "http://user:canary-word@proxy:80", "HTTP_PROXY": "http://proxy:80"}
+    proxy = {"HTTPS_PROXY": "http://canary-word@proxy:80", "HTTP_PROXY": "http://proxy:80"}
     d = deployment(otlp, proxy)
     assert sorted(d.secrets) == ["HTTPS_PROXY", "OTEL_EXPORTER_OTLP_HEADERS"]
     assert "canary" not in str(up(d)) and "HTTP_PROXY=http://proxy:80" in up(d)[0]
