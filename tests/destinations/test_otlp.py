@@ -200,6 +200,7 @@ def records_of(content: bytes, key: str, selection: Selection | None = None) -> 
     return sent(lines.source, *lines, destination=PLAIN)
 
 
+@pytest.mark.skipif(not REAL.exists(), reason="the real object is not here")
 def test_a_real_object() -> None:
     logs = records_of(REAL.read_bytes(), "a/key")
     assert attributes(logs.resource.attributes) == {
