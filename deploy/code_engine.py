@@ -382,8 +382,8 @@ def main() -> int:
     parser.add_argument("--project", action="store_true", help="down: the project too")
     given = parser.parse_args()
     # The CLI's trace would show the bodies of requests, and with them keys.
-    quiet = ("IBMCLOUD_TRACE", "IBMCLOUD_COLOR", "IBMCLOUD_VERSION_CHECK")
-    os.environ |= dict.fromkeys(quiet, "false")
+    os.environ |= {f"IBMCLOUD_{name}": "false" for name in ("TRACE", "COLOR", "VERSION_CHECK")}
+    # The same signal again must not interrupt the removal of the secrets.
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, lambda n, _: (signal.signal(n, signal.SIG_IGN), sys.exit(128 + n)))
     try:

@@ -58,7 +58,7 @@ class Flat:
             found += len(entries)
             yield Group(text, entries)
             start = end + len(BETWEEN)
-        # Each entry has one brace, so there is none in a text, nor a value that holds others.
+        # One opening brace for each entry: none is in a text, and no value holds others.
         if found != self.count:
             raise ValueError("not flat")
 

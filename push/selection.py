@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
@@ -233,7 +233,7 @@ def _without(dropped: frozenset[str], fields: Mapping[str, Any]) -> dict[str, An
 
 
 def _kept_frame(
-    names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]
+    names: tuple[str, ...], fields: Mapping[str, Any], added: Mapping[str, Any]
 ) -> Frame | None:
     """A frame for these fields, in this order: shared ones, the entry's own, shared ones again.
 
@@ -247,14 +247,14 @@ def _kept_frame(
     if not between or not shared.keys().isdisjoint(between):
         return None
     return Frame(
-        _picker(tuple(between)),
+        _picker(between),
         _head({name: shared[name] for name in before}),
         _tail({name: shared[name] for name in after}),
         frozenset(fields),
     )
 
 
-def _kept(names: Sequence[str], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
+def _kept(names: tuple[str, ...], fields: Mapping[str, Any], added: Mapping[str, Any]) -> Render:
     """Renders the fields with these names that exist, in this order."""
     frame = _kept_frame(names, fields, added)
 

@@ -185,13 +185,14 @@ def test_down_shows_the_list_asks_and_leaves_the_rest(desk: Desk) -> None:
     assert list(desk.project["job"]) == ["of-others"] and len(desk.cloud["profiles"]) == 1
     assert desk.run("up") == 1
     assert "not made by this deployment: profile" in desk.said and desk.changes() == []
+    desk.write(ENV, {**IMAGE, "name": "of-others", "project": "flowlog"})
+    assert desk.run("backfill") == 1 and desk.changes() == []
 
 
 def test_down_with_the_project_removes_all_of_it(desk: Desk) -> None:
     assert desk.run("up") == desk.run("down", "--project") == 0
     assert desk.cloud["projects"] == desk.cloud["profiles"] == {}
-    assert desk.run("down") == 1
-    assert "no such project" in desk.said
+    assert desk.run("down") == 1 and "no such project" in desk.said
 
 
 def test_a_right_that_does_not_apply_yet_is_waited_for_but_not_for_ever(desk: Desk) -> None:
@@ -232,8 +233,7 @@ def test_a_signal_leaves_no_secret_behind(desk: Desk, number: int) -> None:
 def test_backfill_shows_the_log_and_ends_as_the_run_does(
     desk: Desk, mode: str, retries: str, code: int, polls: list[Any]
 ) -> None:
-    assert desk.run("backfill") == 1
-    assert "run `up` first" in desk.said
+    assert desk.run("backfill") == 1 and "run `up` first" in desk.said
     desk.write(ENV, {**IMAGE, "mode": mode})
     assert desk.run("up") == 0
     desk.change(polls=polls, log="summary {}", begins_later=True)
