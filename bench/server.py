@@ -111,7 +111,7 @@ _TEXTS: Mapping[str, Callable[[bytes], Iterable[str]]] = {
 }
 """The texts of the lines in the body of a request, by the path it goes to."""
 
-_READ_LATER = {"/v1/logs"}
+_READ_LATER = {"/v1/logs", "/logs/v1/singles"}
 """What takes this process longer to read than the job to write is read when the run is over."""
 
 _SAID = {"/logs/ingest": b'{"status":"ok"}'}

@@ -38,7 +38,8 @@ def block_of(
             entries = list(selection.noted(flow_log.fields, entries))
             chosen = _chosen(entries, frame, wanted, row)
             if chosen:
-                own.append(_own_text(text, entries, chosen, frame))
+                plain = text is None or wanted is not None
+                own.append(_own_text(text, entries, chosen, frame, plain=plain))
             kinds += [(entry.get("end_time"), entry.get("action")) for entry in chosen]
             row += len(entries)
         lines = {
@@ -61,7 +62,7 @@ def _groups(entries: Flat | Entries) -> Iterable[tuple[bytes | None, Entries]]:
 def _chosen(entries: Entries, frame: Frame, wanted: Wanted | None, row: int) -> Entries:
     """The wanted ones of these entries, the first of which has the number `row`."""
     # Nothing separates an entry without a field from the next one.
-    if not all(entries) or not all(map(frame.apart.isdisjoint, entries)):
+    if not all(entries) or (frame.apart and not all(map(frame.apart.isdisjoint, entries))):
         raise _NotABlock
     if wanted is None:
         return entries
@@ -71,14 +72,20 @@ def _chosen(entries: Entries, frame: Frame, wanted: Wanted | None, row: int) -> 
     return [entry for number, entry in enumerate(entries, row) if wanted(entry, number)]
 
 
-def _own_text(text: bytes | None, entries: Entries, chosen: Entries, frame: Frame) -> bytes:
-    """The lines' own texts, with a separator between them."""
+def _own_text(
+    text: bytes | None, entries: Entries, chosen: Entries, frame: Frame, *, plain: bool
+) -> bytes:
+    """The lines' own texts, with a separator between them.
+
+    `plain`: it is known that all values of the entries are plain.
+    """
     if text is not None and frame.own is None and len(chosen) == len(entries):
-        # As it stands, unless a field stands twice in an entry: the last one holds.
-        if text.count(b'":') != sum(map(len, entries)):
+        # As it stands, unless a field stands twice in an entry: the last one holds. Then there are
+        # more commas than between the fields, as where a text has one, which is not worth a look.
+        if text.count(b",") != sum(map(len, entries)) - 1:
             raise _NotABlock
         return text
     own = list(map(frame.own, chosen)) if frame.own else chosen
-    if text is not None and not are_plain(own):
+    if not plain and not are_plain(own):
         raise _NotABlock
     return orjson.dumps(own)[2:-2]

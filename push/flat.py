@@ -68,16 +68,16 @@ def split(text: bytes) -> tuple[bytes, slice, int] | None:
 
     None where the form says that it is not. `Flat.groups` makes sure of it.
     """
-    # With another bracket, the list might end elsewhere, or another one might take its place.
-    if not text.count(b"[") == text.count(b"]") == 1:
-        return None
-    # A search for one character takes a tenth of the time of a search for two.
+    # A search for one character takes a tenth of the time of a search for two, or of a count.
     start, end = text.find(_LIST, 0, OWN_FIELDS_LIMIT_BYTES), text.find(b"]") - 1
     span = slice(start + len(_LIST), end)
     if (
         start < 0
         or end < span.start
         or text[end] != ord("}")
+        # With another bracket, the list might end elsewhere, or another one might take its place.
+        or not text.find(b"[") == text.rfind(b"[") == span.start - 2
+        or text.rfind(b"]") != end + 1
         or len(text) - (span.stop - span.start) > OWN_FIELDS_LIMIT_BYTES
     ):
         return None
