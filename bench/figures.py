@@ -48,6 +48,9 @@ READS_IN_ARRAY = 2
 """Of each instance, so that the wire and not the cores of this machine is what bounds it."""
 
 MOST_SPREAD = 0.1
+"""Of the shares of a set of keys, for the median of the sets. Even if each key went to a share by
+chance, 8 shares of 10,000 keys would spread by 7.5% in the median, and by more in half of all sets.
+"""
 
 MANY_FASTER = 7
 """The goal for many objects without latency: so many times faster than the reference."""
@@ -216,7 +219,7 @@ def array(scale: Scale) -> Part:
     rows.append(
         Row(f"spread of {largest} shares of {scale.shard_keys:,} keys,"
             f" {len(spreads)} sets of keys", "", f"{spread:.1%}", f"at worst {max(spreads):.1%}",
-            "under 10 %", max(spreads) < MOST_SPREAD)
+            "under 10 %", spread < MOST_SPREAD)
     )  # fmt: skip
     return Part(rows, [Curve(ARRAY, "job, latency", points)])
 
