@@ -49,8 +49,7 @@ READS_IN_ARRAY = 2
 
 MOST_SPREAD = 0.1
 """Of the shares of a set of keys, for the median of the sets. Even if each key went to a share by
-chance, 8 shares of 10,000 keys would spread by 7.5% in the median, and by more in half of all sets.
-"""
+chance, 8 shares of 10,000 keys would spread by 8% in the median."""
 
 MANY_FASTER = 7
 """The goal for many objects without latency: so many times faster than the reference."""
