@@ -38,6 +38,9 @@ def read_ini(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         raise Unusable([f"{path} has no section [env]; see test.ini.example"])
     env = {name.upper(): text for name, text in ini["env"].items() if text}
     deploy = ini["deploy"] if ini.has_section("deploy") else {}
+    if long := [name for name, text in [*env.items(), *deploy.items()] if "\n" in text]:
+        # A line that begins with a space continues the value before it.
+        raise Unusable([f"{path}: the value of {name} has more than one line" for name in long])
     return env, {name: text for name, text in deploy.items() if text}
 
 

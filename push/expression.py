@@ -135,18 +135,21 @@ def _with_networks(node: Node, expression: str) -> Node:
     where = _where_called(expression, "cidr")
     if len(children) < 2 or children[0]["type"] == "expref":
         raise ValueError(f"gives `cidr` no address and network {where}")
-    networks = [_network(child, where) for child in children[1:]]
+    networks = [_network(child, where, expression) for child in children[1:]]
     return {"type": "cidr", "value": membership(networks), "children": children[:1]}
 
 
-def _network(node: Node, where: str) -> Network:
+def _network(node: Node, where: str, expression: str) -> Network:
     text = node.get("value")
     if node["type"] != "literal" or not isinstance(text, str):
         raise ValueError(f"gives `cidr` a network that is not a text in quotes {where}")
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"gives `cidr` an invalid network: {error}") from None
+        # The tree does not say where a text is.
+        position = expression.find(f"'{text}'")
+        where = _where(expression, position) if position >= 0 else where
+        raise ValueError(f"gives `cidr` an invalid network {where}: {error}") from None
 
 
 # --- the expression as a function ----------------------------------------------------------------

@@ -78,8 +78,8 @@ LinesOf = Callable[[bytes, str], Lines]
 
 
 def log_deleted(key: str) -> None:
-    """Log that an object was deleted before it was read."""
-    log.warning("deleted before it was read, nothing to push: %s", key)
+    """Log that there is no such object: as a rule it was deleted before it was read."""
+    log.warning("not in the bucket, or deleted before it was read: nothing to push: %s", key)
 
 
 class Pusher:
