@@ -127,7 +127,7 @@ def test_a_flow_that_the_expression_does_not_fit_is_sent_and_warned_about_once(
         ("cidr(initiator_ip, `5`)", "a network that is not a text in quotes"),
         ("cidr(initiator_ip, '10.0.0.0/33')", r"network at character 20, .*: '10.0.0.0/33'"),
         ("cidr(initiator_ip, '10.0.0.1/8')", "10.0.0.1/8 has host bits set"),
-        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", r"network at character 34, `'home'\)`: 'home'"),
+        ("cidr(initiator_ip, '10.0.0.0/8', 'home')", r"network at character 34, .*: 'home'"),
         ("cidr(a, '::/0') || cidr(a, `\"10.0.0.0/8.\"`)", r"at character 1, .*: '10.0.0.0/8.'"),
         ("!" * 5000 + "a", "is nested too deeply"),
     ],
