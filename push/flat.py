@@ -75,8 +75,7 @@ def split(text: bytes) -> tuple[bytes, slice, int] | None:
         start < 0
         or end < span.start
         or text[end] != ord("}")
-        # With another bracket, the list might end elsewhere, or another one might take its place.
-        or not text.find(b"[") == text.rfind(b"[") == span.start - 2
+        # With another bracket this might not be the document's own list, or not its end.
         or text.rfind(b"]") != end + 1
         or len(text) - (span.stop - span.start) > OWN_FIELDS_LIMIT_BYTES
     ):

@@ -130,6 +130,42 @@ def check_equal(block: Block, lines: Lines) -> None:
     assert [list(line) for line in found] == [list(json.loads(line.text)) for line in lines]
 
 
+@pytest.mark.parametrize("fields", ["", "n,s"])
+@pytest.mark.parametrize("where", [None, "s=='x'", "n==`100000000000000000001`"])
+def test_an_integer_of_any_size_is_exact(fields: str, where: str | None) -> None:
+    chosen = parse_fields(fields) if fields else Fields()
+    selection = Selection(chosen, Filter(where) if where else None)
+    text = b'{"flow_logs":[{"n":100000000000000000001,"s":"x"},{"n":1,"s":"y"}]}'
+    lines = lines_of(selection, text, KEY)
+    assert b"100000000000000000001" in next(iter(lines)).text
+    block = lines.block()
+    if block is not None:
+        check_equal(block, lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"flow_logs":[{"a":"1"}],"flow_logs":[]}', []),
+        ('{"flow_logs":[{"a":"1"}],"flow_logs":[{"a":"2"}]}', ["2"]),
+        ('{"x":[{"flow_logs":[{"a":"1"}]}],"flow_logs":[]}', []),
+        ('{"x":{"flow_logs":[{"a":"1"}]},"flow_logs":[{"a":"2"}]}', ["2"]),
+        ('{"flow_logs":[{"a":"2","b":"}]"}]}', ["2"]),
+        ('{"flow_logs":[{"a":"2","b":"},{"}]}', ["2"]),
+        ('{"flow_logs":[{"a":"1"9]}', None),
+        ('{"flow_logs":[{"a":"1"}', None),
+    ],
+)
+def test_what_looks_like_the_entries_and_is_not(text: str, found: list[str] | None) -> None:
+    block = texts = None
+    with suppress(Unreadable):
+        lines = lines_of(Selection(), text.encode(), KEY)
+        block = lines.block()
+        texts = [json.loads(line.text)["a"] for line in lines]
+    assert texts == found
+    assert block is None or [json.loads(b"{%b}" % own)["a"] for own in block.own] == found
+
+
 @pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
 @pytest.mark.parametrize("where", [None, "action=='rejected'", "target_port!=`443`"])
 def test_real_looking_objects_take_the_fast_way(
