@@ -24,7 +24,7 @@ from run.settings import Settings, Unusable, log_level_of, mode_of, read_setting
 
 log = logging.getLogger("flowlog")
 
-READS_PER_REQUEST, READS_PER_LARGE_REQUEST = 2, 4
+READS_PER_REQUEST, READS_PER_LARGE_REQUEST = 3, 6
 """A request to the log service holds the lines of many objects, so fewer of them are in flight.
 
 Fewer still where it is not compressed, since it stays in memory until it is answered.

@@ -35,7 +35,7 @@ log = logging.getLogger("flowlog.bucket")
 
 _T = TypeVar("_T")
 
-CONCURRENCY = 32
+CONCURRENCY = 48
 """Objects read at the same time."""
 
 OBJECT_LIMIT_BYTES = 64 * 1024 * 1024
