@@ -52,6 +52,11 @@ HOSTNAME = "flowlogjob"
 APP = "FLCE"
 REGION_URL = "https://logs.{region}.logging.cloud.ibm.com"
 
+BATCH_BYTES = 2_000_000
+"""Size of a full request, uncompressed: large enough to make its overhead per line negligible, and
+small enough to have several in flight in the memory of the smallest instance. The larger it is, the
+less `SPLIT_REQUESTS` tell apart."""
+
 SPLIT_REQUESTS = 64
 """Most requests for a batch to find out which of its lines are refused."""
 
@@ -86,8 +91,6 @@ class LogDNA(Destination):
     key_setting = "LOGDNA_INGESTION_KEY"
     prefix, suffix = b'{"lines":[', b"]}"
     request_limit_bytes = 10_000_000
-    # While in flight it is compressed, which makes it one sixteenth of that.
-    full_request_bytes = 4_000_000
     line_limit_bytes = 16 * 1024
     long_line = LongLine.CUT
 
@@ -285,7 +288,7 @@ class Delivery:
         *,
         policy: RetryPolicy | None = None,
         concurrency: int = 1,
-        batch_bytes: int | None = None,
+        batch_bytes: int = BATCH_BYTES,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.ended_by: DeliveryError | None = None
@@ -297,7 +300,7 @@ class Delivery:
         self._stop_requested = stop_requested
         self._deadline: float | None = None
         self._no_more_waits = threading.Event()
-        self._packer = Packer(destination, batch_bytes or destination.full_request_bytes)
+        self._packer = Packer(destination, batch_bytes)
         policy = policy or RetryPolicy()
         self._sender = Sender(destination, policy, concurrency, self._no_more_waits)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sender")

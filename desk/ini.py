@@ -40,7 +40,7 @@ def read_ini(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     deploy = ini["deploy"] if ini.has_section("deploy") else {}
     if long := [name for name, text in [*env.items(), *deploy.items()] if "\n" in text]:
         # A line that begins with a space continues the value before it.
-        raise Unusable([f"{path}: the value of {name} has more than one line" for name in long])
+        raise Unusable([f"{path}: the value of {name} goes on in another line" for name in long])
     return env, {name: text for name, text in deploy.items() if text}
 
 

@@ -193,9 +193,6 @@ class Destination(ABC):
     takes_blocks: ClassVar[bool] = True
     """Whether an element is the line's own text with text before and after it (see `around`)."""
     request_limit_bytes: ClassVar[int]
-    full_request_bytes: ClassVar[int] = 2_000_000
-    """A request is full at this size, before compression: so large that its overhead is a small
-    share, and so small that several fit into the memory of the smallest instance."""
     line_limit_bytes: ClassVar[int]
     long_line: ClassVar[LongLine]
     compressed: bool = True

@@ -55,6 +55,8 @@ class Flat:
             if any(character in text for character in _NOT_COMPACT):
                 raise ValueError("not compact")
             entries = orjson.loads(b"[{%b}]" % text)
+            if not {dict}.issuperset(map(type, entries)):
+                raise ValueError("holds something that is not an object")
             found += len(entries)
             yield Group(text, entries)
             start = end + len(BETWEEN)

@@ -21,8 +21,8 @@ ALL_KEYS = {**IAM_WAY, **HMAC_WAY}
         ("apikey = secret-text\n", "line 1 is not in ini format"),
         ("[env]\napikey secret-text\n", "is not in ini format"),
         ("[env]\napikey = a\nAPIKEY = secret-text\n", "line 3 is not in ini format"),
-        ("[env]\napikey = a\n  secret-text\n", "the value of APIKEY has more than one line"),
-        ("[env]\nlog = INFO\n[deploy]\ncpu = 1\n 2\n", "the value of cpu has more than one"),
+        ("[env]\napikey = a\n  secret-text\n", "the value of APIKEY goes on in another line"),
+        ("[env]\nlog = INFO\n[deploy]\ncpu = 1\n 2\n", "the value of cpu goes on in another line"),
     ],
 )
 def test_an_unusable_ini_file(tmp_path: Path, text: str | None, said: str) -> None:

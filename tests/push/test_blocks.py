@@ -152,14 +152,22 @@ def test_an_integer_of_any_size_is_exact(fields: str, where: str | None) -> None
         ('{"x":{"flow_logs":[{"a":"1"}]},"flow_logs":[{"a":"2"}]}', ["2"]),
         ('{"flow_logs":[{"a":"2","b":"}]"}]}', ["2"]),
         ('{"flow_logs":[{"a":"2","b":"},{"}]}', ["2"]),
+        ('{"flow_logs":[{"a":"1"},"x",{"a":"2"}]}', None),
+        ('{"flow_logs":[{"a":"1"},5,{"a":"2"}]}', None),
         ('{"flow_logs":[{"a":"1"9]}', None),
         ('{"flow_logs":[{"a":"1"}', None),
     ],
 )
-def test_what_looks_like_the_entries_and_is_not(text: str, found: list[str] | None) -> None:
+@pytest.mark.parametrize("fields", ["", "a,b"])
+@pytest.mark.parametrize("where", [None, "a!='3'"])
+def test_what_looks_like_the_entries_and_is_not(
+    text: str, found: list[str] | None, fields: str, where: str | None
+) -> None:
     block = texts = None
+    chosen = parse_fields(fields) if fields else Fields()
     with suppress(Unreadable):
-        lines = lines_of(Selection(), text.encode(), KEY)
+        selection = Selection(chosen, Filter(where) if where else None)
+        lines = lines_of(selection, text.encode(), KEY)
         block = lines.block()
         texts = [json.loads(line.text)["a"] for line in lines]
     assert texts == found
