@@ -183,10 +183,11 @@ class Pusher:
     def _add_lines(self, ledger: Ledger, number: int, key: str, content: bytes) -> None:
         lines = self._lines_of(content, key)
         source = lines.source
+        added = self._add(number, lines, source)
+        # Only now is it known that all of the object can be read.
         if source.incomplete:
             log.warning("the collector lost flows of this interval: %s", key)
             self._tally.incomplete += 1
-        added = self._add(number, lines, source)
         ledger.add_lines(number, added.lines, lines.filtered)
         if added.refused:
             ledger.fail(number, added.refused)

@@ -171,6 +171,15 @@ def test_an_object_whose_collector_lost_flows_is_warned_about(place: Place) -> N
     assert place.received() == expected
 
 
+@pytest.mark.parametrize("separator", [b",", b", "], ids=["flat", "plain"])
+def test_an_unreadable_object_is_not_counted_as_incomplete(place: Place, separator: bytes) -> None:
+    entries = separator.join((b'{"a":"1"}', b'{"b":2x}'))
+    place.store.put(BUCKET, PREFIX, b'{"state":"skip data","flow_logs":[%b]}' % entries)
+    result = place.run()
+    assert (result.code, result.summary["failed_total"]) == (1, 1)
+    assert result.summary["incomplete"] == 0
+
+
 # --- STATE ---------------------------------------------------------------------------------------
 
 
