@@ -38,8 +38,9 @@ def block_of(
             entries = list(selection.noted(flow_log.fields, entries))
             chosen = _chosen(entries, frame, wanted, row)
             if chosen:
-                plain = text is None or wanted is not None
-                own.append(_own_text(text, entries, chosen, frame, plain=plain))
+                # For a filter, `_chosen` has checked it.
+                exact = text is None or wanted is not None
+                own.append(_own_text(text, entries, chosen, frame, exact=exact))
             kinds += [(entry.get("end_time"), entry.get("action")) for entry in chosen]
             row += len(entries)
         lines = {
@@ -73,19 +74,19 @@ def _chosen(entries: Entries, frame: Frame, wanted: Wanted | None, row: int) -> 
 
 
 def _own_text(
-    text: bytes | None, entries: Entries, chosen: Entries, frame: Frame, *, plain: bool
+    text: bytes | None, entries: Entries, chosen: Entries, frame: Frame, *, exact: bool
 ) -> bytes:
     """The lines' own texts, with a separator between them.
 
-    `plain`: it is known that all values of the entries are plain.
+    `exact`: it is known that all numbers of the entries were read exactly.
     """
     if text is not None and frame.own is None and len(chosen) == len(entries):
-        # As it stands, unless a field stands twice in an entry: the last one holds. Then there are
-        # more commas than between the fields, as where a text has one, which is not worth a look.
+        # As it stands, unless a field occurs twice in an entry: the last one holds. Then there are
+        # more commas than the fields need; so there are also if a text has one, which is rare.
         if text.count(b",") != sum(map(len, entries)) - 1:
             raise _NotABlock
         return text
     own = list(map(frame.own, chosen)) if frame.own else chosen
-    if not plain and not are_plain(own):
+    if not exact and not are_plain(own):
         raise _NotABlock
     return orjson.dumps(own)[2:-2]

@@ -77,7 +77,7 @@ class Row:
 
 
 MANY_ROWS = 900
-"""With this many rows, two objects need more than one request of 4 MB."""
+"""With this many rows, two objects need more than one request of 2 MB."""
 
 
 # --- the log service -----------------------------------------------------------------------------

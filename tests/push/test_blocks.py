@@ -47,6 +47,12 @@ def clock() -> Iterator[None]:
         yield
 
 
+def selection_of(fields: str, where: str | None = None) -> Selection:
+    """What these settings select; empty or None: all."""
+    chosen = parse_fields(fields) if fields else Fields()
+    return Selection(chosen, Filter(where) if where else None)
+
+
 def batches(
     destination: Destination, limit: int, add: Callable[[Packer, Callable[[Batch], bool]], object]
 ) -> list[Batch]:
@@ -80,8 +86,7 @@ def test_a_block_is_its_lines(
     document = {"vpc_crn": "crn:1", "flow_logs": entries, "capture_end_time": "x"}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     for fields in ("", "-b", "-_app,-capture_end_time", "a", "b,a,vpc_crn", "_object,a"):
-        selection = Selection(parse_fields(fields) if fields else Fields())
-        check(lines_of(selection, text, KEY), destination, limit)
+        check(lines_of(selection_of(fields), text, KEY), destination, limit)
 
 
 NOISE = [
@@ -109,10 +114,8 @@ def test_a_block_of_a_damaged_document_is_its_lines(
     for at, width, noise in cuts:
         at %= len(text)
         text = text[:at] + noise + text[at + width :]
-    chosen = parse_fields(fields) if fields else Fields()
-    selection = Selection(chosen, Filter(where) if where else None)
     with suppress(Unreadable):
-        lines = lines_of(selection, text, KEY)
+        lines = lines_of(selection_of(fields, where), text, KEY)
         block = lines.block()
         if block is not None:
             check_equal(block, lines)
@@ -133,10 +136,8 @@ def check_equal(block: Block, lines: Lines) -> None:
 @pytest.mark.parametrize("fields", ["", "n,s"])
 @pytest.mark.parametrize("where", [None, "s=='x'", "n==`100000000000000000001`"])
 def test_an_integer_of_any_size_is_exact(fields: str, where: str | None) -> None:
-    chosen = parse_fields(fields) if fields else Fields()
-    selection = Selection(chosen, Filter(where) if where else None)
     text = b'{"flow_logs":[{"n":100000000000000000001,"s":"x"},{"n":1,"s":"y"}]}'
-    lines = lines_of(selection, text, KEY)
+    lines = lines_of(selection_of(fields, where), text, KEY)
     assert b"100000000000000000001" in next(iter(lines)).text
     block = lines.block()
     if block is not None:
@@ -164,10 +165,8 @@ def test_what_looks_like_the_entries_and_is_not(
     text: str, found: list[str] | None, fields: str, where: str | None
 ) -> None:
     block = texts = None
-    chosen = parse_fields(fields) if fields else Fields()
     with suppress(Unreadable):
-        selection = Selection(chosen, Filter(where) if where else None)
-        lines = lines_of(selection, text.encode(), KEY)
+        lines = lines_of(selection_of(fields, where), text.encode(), KEY)
         block = lines.block()
         texts = [json.loads(line.text)["a"] for line in lines]
     assert texts == found
@@ -180,8 +179,8 @@ def test_real_looking_objects_take_the_fast_way(
     destination: Destination, where: str | None
 ) -> None:
     for item in flow_log_objects(3, 700):
-        selection = Selection(Fields(), Filter(where) if where else None)
-        assert check(lines_of(selection, item.body, item.key), destination, 200_000)
+        lines = lines_of(selection_of("", where), item.body, item.key)
+        assert check(lines, destination, 200_000)
 
 
 @pytest.mark.parametrize("destination", DESTINATIONS, ids=["logdna", "cloud-logs"])
